@@ -1,0 +1,116 @@
+"""The user's limits. `Budget(drop=0.01, size="10%", latency="2ms")` becomes a tuple of `Limit`s."""
+
+import math
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from trimtab.errors import ConfigError
+from trimtab.plan.record import Record
+
+Quantity = Literal["drop", "size", "latency", "macs", "bops", "memory"]
+
+_UNITS: dict[str, dict[str, float]] = {
+    "drop": {"": 1.0},
+    "size": {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "latency": {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3},
+    "macs": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9},
+    "bops": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9},
+}
+_UNITS["memory"] = _UNITS["size"]
+
+_EXAMPLES = {
+    "drop": "0.01",
+    "size": "10% or 64kB",
+    "latency": "0.5x or 2ms",
+    "macs": "0.4x or 50M",
+    "bops": "1% or 2G",
+    "memory": "50% or 64MB",
+}
+
+
+class Limit(Record):
+    """`quantity` is at most `at_most`: a fraction of the original when `relative`, else bytes, ms, MACs, BOPs or metric units."""
+
+    quantity: Quantity
+    at_most: Annotated[float, Field(ge=0)]
+    relative: bool = False
+
+    def bound(self, baseline: float) -> float:
+        """The limit in absolute units, given the original network's value."""
+        return self.at_most * baseline if self.relative else self.at_most
+
+    def __str__(self) -> str:
+        return f"{self.quantity} ≤ {self.at_most:.4g}{'x' if self.relative else ''}"
+
+
+class Budget(Record):
+    """At most one limit a quantity. Raises: ConfigError for a value that cannot be read, or limits that contradict."""
+
+    limits: tuple[Limit, ...]
+
+    def __init__(
+        self,
+        *,
+        drop: float | str | None = None,
+        size: float | str | None = None,
+        latency: str | None = None,
+        macs: float | str | None = None,
+        bops: float | str | None = None,
+        memory: float | str | None = None,
+        limits: tuple[Limit, ...] = (),
+    ) -> None:
+        given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops, "memory": memory}
+        parsed = tuple(parse_limit(quantity, value) for quantity, value in given.items() if value is not None)
+        super().__init__(limits=limits + parsed)
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+
+    @model_validator(mode="after")
+    def _one_limit_a_quantity(self) -> "Budget":
+        if not self.limits:
+            raise ValueError(f"nothing is limited; give at least one of {', '.join(_UNITS)}")
+        names = [limit.quantity for limit in self.limits]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} is limited twice; keep one of the two")
+        return self
+
+    def limit(self, quantity: Quantity) -> Limit | None:
+        """The limit on `quantity`, or None."""
+        return next((limit for limit in self.limits if limit.quantity == quantity), None)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.limits))
+
+
+def parse_limit(quantity: str, value: float | str) -> Limit:
+    """Read `10%`, `0.5x`, `64kB`, `2ms`, `0.01`. Raises: ConfigError that shows what would be right."""
+    if quantity not in _UNITS:
+        raise ConfigError(f"budget: unknown quantity {quantity!r}; known: {', '.join(_UNITS)}")
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([%A-Za-zµ]*)\s*", str(value))
+    if match is None:
+        raise _unreadable(quantity, value)
+    number, unit = float(match[1]), match[2]
+    if not math.isfinite(number):
+        raise _unreadable(quantity, value)
+    if unit in {"%", "x"} and quantity != "drop":
+        return _relative(quantity, value, number / 100 if unit == "%" else number)
+    if unit == "%":
+        return Limit(quantity="drop", at_most=number / 100)
+    if unit not in _UNITS[quantity]:
+        raise _unreadable(quantity, value)
+    return Limit(quantity=quantity, at_most=number * _UNITS[quantity][unit])
+
+
+def _relative(quantity: str, value: float | str, fraction: float) -> Limit:
+    if fraction <= 0:
+        raise ConfigError(
+            f"budget: {quantity} {value!r} leaves nothing; give a fraction above 0, such as {_EXAMPLES[quantity]}"
+        )
+    return Limit(quantity=quantity, at_most=fraction, relative=True)
+
+
+def _unreadable(quantity: str, value: float | str) -> ConfigError:
+    return ConfigError(f"budget: cannot read {quantity} {value!r}; write it like {_EXAMPLES[quantity]}")

@@ -1,0 +1,89 @@
+"""What came out of a run: measurements, the proof, and the answer to the budget."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trimtab.plan.budget import Budget
+from trimtab.plan.plan import Plan
+from trimtab.plan.record import Record
+
+
+class Spread(Record):
+    """Quartiles of repeated timings, in milliseconds."""
+
+    q25_ms: float
+    q75_ms: float
+    runs: int
+
+
+class Measurement(Record):
+    """One network or artifact, measured. `None` where a quantity was not asked for."""
+
+    metric: float | None = None
+    file_bytes: int | None = None
+    macs: int | None = None
+    bops: int | None = None
+    latency_ms: float | None = None
+    peak_bytes: int | None = None
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+    spread: Spread | None = None
+
+
+class Proof(Record):
+    """The artifact, executed in its runtime and compared with the simulation.
+
+    `max_abs_diff` and `agreement` (fraction of equal predictions, 0..1) compare with the fake-quantized network;
+    `identical_rows` (fraction, 0..1) compares every output with the integer simulation, bit for bit.
+    """
+
+    executed_on: str
+    integer_ops: dict[str, int]
+    float_ops: dict[str, int]
+    fallbacks: tuple[str, ...] = ()
+    max_abs_diff: float
+    agreement: float
+    identical_rows: float
+    rows: int
+
+
+class Drop(Record):
+    """How much worse the compressed network is, in the metric's own unit, with its paired-bootstrap interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+class FrontierPoint(Record):
+    """One plan that was evaluated: what it costs, and what it loses on the validation split."""
+
+    costs: dict[str, float]
+    drop: float
+    recovered: bool
+    label: str = ""
+
+
+class Result(Record):
+    """The answer. `met` says whether the artifact, as measured, keeps every limit of the budget."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    trimtab: str
+    task: str
+    target: str
+    seed: int
+    budget: Budget
+    met: bool
+    why: str
+    baseline: Measurement
+    compressed: Measurement
+    drop: Drop
+    plan: Plan
+    proof: Proof
+    artifact: str
+    seconds: dict[str, float]
+    frontier: tuple[FrontierPoint, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    model_config = Record.model_config | {"serialize_by_alias": True}

@@ -1,0 +1,23 @@
+"""The machine and runtime that a network is made for, as data."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trimtab.plan.record import Record
+from trimtab.plan.scheme import Scheme
+
+
+class Target(Record):
+    """What a runtime can execute, and the conditions under which latency is measured.
+
+    `schemes_by_operator` maps an operator family (`convolution`, `linear`, `add`, `mean`, `concatenation`, …) to the
+    schemes that run as integer kernels there. `channel_multiple` is the width step that the kernels are built for.
+    """
+
+    name: str
+    suffix: str
+    schemes_by_operator: dict[str, tuple[Scheme, ...]]
+    channel_multiple: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] = 1
+    batch: Annotated[int, Field(ge=1)] = 1

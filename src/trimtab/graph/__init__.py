@@ -1,0 +1,11 @@
+"""Capture, axes, channel groups, surgery and its proof."""
+
+from trimtab.graph.capture import capture as capture
+from trimtab.graph.groups import ChannelGroup as ChannelGroup
+from trimtab.graph.groups import Frozen as Frozen
+from trimtab.graph.groups import ParamDim as ParamDim
+from trimtab.graph.layers import Layer as Layer
+from trimtab.graph.network import Network as Network
+from trimtab.graph.surgery import cut as cut
+from trimtab.graph.verify import Verification as Verification
+from trimtab.graph.verify import verify as verify

@@ -11,7 +11,7 @@ from trimtab.plan.record import Record
 
 Quantity = Literal["drop", "size", "latency", "macs", "bops", "memory"]
 
-_UNITS: dict[str, dict[str, float]] = {
+_UNITS: dict[Quantity, dict[str, float]] = {
     "drop": {"": 1.0},
     "size": {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "latency": {"ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3},
@@ -61,7 +61,14 @@ class Budget(Record):
         memory: float | str | None = None,
         limits: tuple[Limit, ...] = (),
     ) -> None:
-        given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops, "memory": memory}
+        given: dict[Quantity, float | str | None] = {
+            "drop": drop,
+            "size": size,
+            "latency": latency,
+            "macs": macs,
+            "bops": bops,
+            "memory": memory,
+        }
         parsed = tuple(parse_limit(quantity, value) for quantity, value in given.items() if value is not None)
         super().__init__(limits=limits + parsed)
 
@@ -85,7 +92,7 @@ class Budget(Record):
         return ", ".join(map(str, self.limits))
 
 
-def parse_limit(quantity: str, value: float | str) -> Limit:
+def parse_limit(quantity: Quantity, value: float | str) -> Limit:
     """Read `10%`, `0.5x`, `64kB`, `2ms`, `0.01`. Raises: ConfigError that shows what would be right."""
     if quantity not in _UNITS:
         raise ConfigError(f"budget: unknown quantity {quantity!r}; known: {', '.join(_UNITS)}")
@@ -104,7 +111,7 @@ def parse_limit(quantity: str, value: float | str) -> Limit:
     return Limit(quantity=quantity, at_most=number * _UNITS[quantity][unit])
 
 
-def _relative(quantity: str, value: float | str, fraction: float) -> Limit:
+def _relative(quantity: Quantity, value: float | str, fraction: float) -> Limit:
     if fraction <= 0:
         raise ConfigError(
             f"budget: {quantity} {value!r} leaves nothing; give a fraction above 0, such as {_EXAMPLES[quantity]}"

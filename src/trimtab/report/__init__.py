@@ -1,0 +1,14 @@
+"""The answer for people: `report.html`, and the tables and progress in the terminal."""
+
+from trimtab.report.html import LayerRow as LayerRow
+from trimtab.report.html import ReportDetails as ReportDetails
+from trimtab.report.html import render_report as render_report
+from trimtab.report.html import write_report as write_report
+from trimtab.report.summary import LimitRow as LimitRow
+from trimtab.report.summary import QuantityRow as QuantityRow
+from trimtab.report.summary import limit_rows as limit_rows
+from trimtab.report.summary import quantity_rows as quantity_rows
+from trimtab.report.summary import value_of as value_of
+from trimtab.report.terminal import Stages as Stages
+from trimtab.report.terminal import before_after as before_after
+from trimtab.report.terminal import stages as stages

@@ -1,0 +1,17 @@
+"""Search: what every option costs (profile), the best of all combinations (MILP), and what to try next (strategy)."""
+
+from trimtab.search.plan_search import COST_QUANTITIES as COST_QUANTITIES
+from trimtab.search.plan_search import anchored as anchored
+from trimtab.search.plan_search import predicted as predicted
+from trimtab.search.plan_search import search as search
+from trimtab.search.plan_search import smallest as smallest
+from trimtab.search.plan_search import widest_plan as widest_plan
+from trimtab.search.profile import Profile as Profile
+from trimtab.search.profile import build_profile as build_profile
+from trimtab.search.strategy import Attempt as Attempt
+from trimtab.search.strategy import Judgement as Judgement
+from trimtab.search.strategy import Proposal as Proposal
+from trimtab.search.strategy import Rung as Rung
+from trimtab.search.strategy import best_of as best_of
+from trimtab.search.strategy import nearest_rung as nearest_rung
+from trimtab.search.strategy import propose as propose

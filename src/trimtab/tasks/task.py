@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimtab.errors import TaskError
+from trimtab.tasks.switches import evaluating as evaluating
 
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | dict[str, Tensor]
 Loader = Iterable[tuple[Inputs, Any]]
@@ -19,7 +20,7 @@ class Task:
     `train`, `val` and `test` are any re-iterable of `(inputs, target)`; inputs are a tensor, a tuple (positional) or a
     dict (keywords) of tensors whose dimension 0 is the batch. `test` may be None: then a part of `val` is set aside.
     `loss(outputs, target)` is a scalar tensor. `metric` is a torchmetrics metric or `(outputs, target) -> float`
-    over one batch (a mean over rows), higher is better unless the metric says otherwise.
+    over any number of rows (a mean over rows), higher is better unless the metric says otherwise.
     `example` defaults to the inputs of the first training batch.
     """
 
@@ -39,7 +40,7 @@ class Task:
             loader = getattr(self, split)
             if loader is None and split == "test":
                 continue
-            if not hasattr(loader, "__iter__") or iter(loader) is loader:
+            if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
                 raise TaskError(
                     f"task {self.name!r}: {split} must be iterable again and again (a DataLoader, a list), "
                     f"got {type(loader).__name__}"

@@ -1,0 +1,1 @@
+"""Criteria, one file each: `needs` names the statistics, `__call__(network, group, stats)` gives the Scores."""

@@ -1,0 +1,52 @@
+"""(Network, Plan) → Network: what the plan removes is gone, what it stores in few bits is fake-quantized."""
+
+from difflib import get_close_matches
+
+from trimtab.errors import PlanError
+from trimtab.graph import Network, cut
+from trimtab.lower import target as target_of
+from trimtab.plan import LayerDecision, Plan, Target
+from trimtab.quant import insert_fake_quantization
+
+
+def apply(network: Network, plan: Plan) -> Network:
+    """A new network; `network` stays as it is. Its activation ranges are unknown until it is calibrated (`settle`).
+
+    Raises: PlanError when the plan is for another network, names what is not there, or asks for what is not supported.
+    """
+    _check(network, plan)
+    target = target_of(plan.target)
+    for decision in plan.layers:
+        _check_layer(network, decision, target)
+    smaller = cut(network, {decision.group: decision.kept for decision in plan.groups})
+    insert_fake_quantization(smaller.module, {decision.layer: decision for decision in plan.layers}, target)
+    return smaller
+
+
+def _check(network: Network, plan: Plan) -> None:
+    if plan.fingerprint != network.fingerprint:
+        raise PlanError(
+            f"plan: it is for the network {plan.fingerprint[:12]}…, this one is {network.fingerprint[:12]}…; "
+            "use the plan's own task, or search a plan for this network"
+        )
+    removed = [decision.branch for decision in plan.branches if decision.removed]
+    if removed:
+        raise PlanError(f"plan: branch {removed[0]!r}: removing branches is not supported yet; leave `branches` empty")
+
+
+def _check_layer(network: Network, decision: LayerDecision, target: Target) -> None:
+    layers = {layer.name: layer for layer in network.layers}
+    if decision.layer not in layers:
+        near = get_close_matches(decision.layer, layers, n=3) or list(layers)[:3]
+        raise PlanError(f"plan: no layer {decision.layer!r} in this network; did you mean {', '.join(near)}?")
+    if decision.sparsity is not None:
+        raise PlanError(f"plan: {decision.layer}: sparsity inside a layer is not supported yet; set it to null")
+    operator = layers[decision.layer].operator
+    executed = target.schemes_by_operator.get(operator, ())
+    for kind, scheme in (("weight", decision.weight), ("activation", decision.activation)):
+        if scheme is not None and scheme not in executed:
+            known = ", ".join(f"{s.grid} {s.bits} bits {s.granularity}" for s in executed) or "none"
+            raise PlanError(
+                f"plan: {decision.layer}: {kind} {scheme.grid} {scheme.bits} bits {scheme.granularity} is not executed "
+                f"by target {target.name!r}; for {operator} it has: {known}"
+            )

@@ -1,0 +1,357 @@
+"""The command line: parse, call, print. Exit code 0: met or done; 3: budget not met; 2: wrong usage."""
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from trimtab.errors import TrimtabError
+
+NOT_MET, WRONG_USAGE, INTERRUPTED = 3, 2, 130
+
+app = typer.Typer(
+    name="trimtab",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Make a trained PyTorch network small and fast for the machine it will run on, and prove it.",
+)
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK", help="A built-in task (digits), or path/to/file.py[:function].")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting for the task function.")]
+Drop = Annotated[str | None, typer.Option(help="Most that the metric may lose, in its own unit: 0.01.")]
+Size = Annotated[str | None, typer.Option(help="Largest file: 10% of the float file, or 64kB.")]
+Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of the float network's, or 2ms.")]
+Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
+Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
+Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
+TargetOption = Annotated[str, typer.Option("--target", help="The runtime that the network is made for.")]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
+]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def main() -> None:
+    """Entry point of the `trimtab` command."""
+    warnings.filterwarnings("ignore", module=r"copyreg|torch\..*", category=FutureWarning)
+    try:
+        app()
+    except TrimtabError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
+        sys.exit(WRONG_USAGE)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing is lost: the same command continues where it stopped")
+        sys.exit(INTERRUPTED)
+
+
+@app.command("compress")
+def compress_command(
+    task: TaskArgument,
+    drop: Drop = None,
+    size: Size = None,
+    latency: Latency = None,
+    macs: Macs = None,
+    bops: Bops = None,
+    memory: Memory = None,
+    target: TargetOption = "onnxruntime",
+    run: RunOption = None,
+    seed: Seed = 0,
+    setting: Set = None,
+    recover: Annotated[bool, typer.Option(help="Train after compressing.")] = True,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of one round of recovery.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so much time and keep the best.")] = None,
+    criterion: Annotated[str, typer.Option(help="What ranks the channels: magnitude or taylor.")] = "taylor",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compress a network to a budget: all stages, the proof, and the report."""
+    from trimtab.compress import compress
+    from trimtab.job import Options
+    from trimtab.plan import Budget
+    from trimtab.report import before_after, stages
+    from trimtab.tasks import load_task
+
+    budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
+    settings = _settings(setting)
+    loaded = load_task(task, settings)
+    where = run or Path("runs") / loaded.name
+    result = compress(
+        loaded,
+        budget=budget,
+        target=target,
+        run=where,
+        seed=seed,
+        options=Options(recover=recover, epochs=epochs, minutes=minutes, criterion=criterion),
+        progress=stages(quiet or as_json),
+        spec=task,
+        settings=settings,
+    )
+    if as_json:
+        print(result.to_json(), end="")
+    elif not quiet:
+        console = Console()
+        console.print(before_after(result))
+        console.print(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}", highlight=False)
+    raise typer.Exit(0 if result.met else NOT_MET)
+
+
+@app.command("inspect")
+def inspect_command(task: TaskArgument, setting: Set = None, as_json: Json = False) -> None:
+    """Show what can be cut: channel groups, their members, and what is frozen and why."""
+    from trimtab.graph import capture
+    from trimtab.measure import first_rows
+    from trimtab.tasks import load_task
+
+    loaded = load_task(task, _settings(setting))
+    network = capture(loaded.model, loaded.example if loaded.example is not None else first_rows(loaded.train, 3))
+    groups = [
+        {
+            "group": group.name,
+            "width": group.width,
+            "multiple_of": group.multiple_of,
+            "exact": group.exact,
+            "members": [f"{member.parameter}[{member.dim}]" for member in group.members],
+        }
+        for group in network.groups
+    ]
+    frozen = [asdict(axis) for axis in network.frozen]
+    if as_json:
+        print(json.dumps({"fingerprint": network.fingerprint, "groups": groups, "frozen": frozen}, indent=2))
+        return
+    _print_rows("channel groups", ("group", "width", "multiple_of", "members"), groups)
+    _print_rows("frozen", ("name", "width", "operator", "reason", "source"), frozen)
+
+
+@app.command("profile")
+def profile_command(
+    task: TaskArgument,
+    drop: Drop = "0.01",
+    size: Size = None,
+    latency: Latency = None,
+    macs: Macs = None,
+    bops: Bops = None,
+    memory: Memory = None,
+    target: TargetOption = "onnxruntime",
+    run: RunOption = None,
+    seed: Seed = 0,
+    setting: Set = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what every option costs in loss, bytes, MACs and milliseconds; kept in RUN/profile.json."""
+    from trimtab.job import Job, Options
+    from trimtab.plan import Budget
+    from trimtab.report import stages
+    from trimtab.tasks import load_task
+
+    budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
+    settings = _settings(setting)
+    loaded = load_task(task, settings)
+    where = run or Path("runs") / loaded.name
+    with Job.open(
+        loaded,
+        where,
+        budget=budget,
+        target=target,
+        seed=seed,
+        options=Options(),
+        spec=task,
+        settings=settings,
+        progress=stages(quiet or as_json),
+    ) as job:
+        profile = job.profile
+    if as_json:
+        print(profile.to_json(), end="")
+    elif not quiet:
+        rows = [
+            {
+                "unit": unit.name,
+                "kept": option.kept,
+                "weight bits": option.weight.bits if option.weight else 32,
+                "loss": f"{option.loss:.5f}",
+            }
+            for unit in profile.units
+            for option in unit.options
+        ]
+        _print_rows("options", ("unit", "kept", "weight bits", "loss"), rows)
+        Console().print(f"{where / 'profile.json'}", highlight=False)
+
+
+@app.command("search")
+def search_command(
+    run: RunArgument,
+    drop: Drop = None,
+    size: Size = None,
+    latency: Latency = None,
+    macs: Macs = None,
+    bops: Bops = None,
+    quiet: Quiet = False,
+) -> None:
+    """Find the plan of least predicted loss under the run's budget (or the one given); kept in RUN/plan.json."""
+    from trimtab.plan import Budget
+    from trimtab.search import predicted, search
+
+    given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops}
+    with _job(run, quiet) as job:
+        budget = Budget(**given) if any(given.values()) else job.budget  # type: ignore[arg-type]
+        plan = search(job.profile, budget)
+        if plan is None:
+            Console(stderr=True).print(f"no plan keeps {budget}")
+            raise typer.Exit(NOT_MET)
+        job.run.write("plan.json", plan.to_json())
+        if not quiet:
+            rows = [
+                {"quantity": name, "predicted": f"{value:.6g}"} for name, value in predicted(job.profile, plan).items()
+            ]
+            _print_rows("plan", ("quantity", "predicted"), rows)
+            Console().print(str(job.run.file("plan.json")), highlight=False)
+
+
+@app.command("apply")
+def apply_command(
+    task: TaskArgument, plan: Annotated[Path, typer.Argument(help="plan.json")], setting: Set = None
+) -> None:
+    """Apply a plan to a task's network, and verify the cut against the masked original in float64."""
+    from trimtab.apply import apply
+    from trimtab.graph import capture, verify
+    from trimtab.measure import first_rows, macs
+    from trimtab.plan import Plan
+    from trimtab.tasks import load_task
+
+    loaded = load_task(task, _settings(setting))
+    decided = Plan.from_json(_read(plan), where=str(plan))
+    network = capture(loaded.model, loaded.example if loaded.example is not None else first_rows(loaded.train, 3))
+    smaller = apply(network, decided)
+    found = verify(network, {decision.group: decision.kept for decision in decided.groups})
+    rows = [
+        {"": "parameters", "before": _parameters(network), "after": _parameters(smaller)},
+        {"": "MACs", "before": macs(network), "after": macs(smaller)},
+    ]
+    _print_rows("applied", ("", "before", "after"), rows)
+    said = "equals the masked original" if found.exact else f"not exact: {found.reason}"
+    Console().print(f"cut {said}; largest difference {found.max_abs_diff:.3g} in float64", highlight=False)
+
+
+@app.command("recover")
+def recover_command(run: RunArgument, quiet: Quiet = False) -> None:
+    """Train the plan in RUN/plan.json: fine-tuning, quantization-aware training and distillation in one loop."""
+    from trimtab.plan import Plan
+    from trimtab.search import Proposal
+
+    with _job(run, quiet) as job:
+        plan = Plan.from_json(job.run.read("plan.json"), where=str(job.run.file("plan.json")))
+        attempts = job.attempts()
+        attempt = job.carry_out(Proposal(plan=plan), attempts)
+        if not quiet:
+            Console().print(f"drop on val {attempt.judgement.drop:.4f}, {attempt.judgement.costs['size']:.0f} bytes")
+
+
+@app.command("lower")
+def lower_command(run: RunArgument, quiet: Quiet = False) -> None:
+    """Write the best network of a run for its target."""
+    with _job(run, quiet) as job:
+        number, plan = job.best()
+        artifact = job.lower(job.trained(number, plan))
+        if not quiet:
+            Console().print(f"{artifact.path}: {artifact.file_bytes} bytes", highlight=False)
+
+
+@app.command("prove")
+def prove_command(run: RunArgument, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Execute a run's artifact in its runtime on the test split, and compare it with both simulations."""
+    with _job(run, quiet or as_json) as job:
+        number, plan = job.best()
+        network = job.trained(number, plan)
+        proof = job.prove(job.lower(network), network)
+    if as_json:
+        print(proof.to_json(), end="")
+    elif not quiet:
+        rows = [{"": name, "value": value} for name, value in json.loads(proof.to_json()).items()]
+        _print_rows("proof", ("", "value"), rows)
+
+
+@app.command("measure")
+def measure_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file.")],
+    task: Annotated[str, typer.Option(help="The task whose test split gives inputs and metric.")],
+    setting: Set = None,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Metric, bytes, latency and peak memory of a file, on a task's data."""
+    from trimtab.lower import load
+    from trimtab.measure import measure
+    from trimtab.tasks import load_task
+
+    artifact = load("onnxruntime", file).with_threads(threads)
+    found = measure(artifact, load_task(task, _settings(setting)), threads=threads, batch=batch)
+    if as_json:
+        print(found.to_json(), end="")
+        return
+    rows = [{"": name, "value": value} for name, value in json.loads(found.to_json()).items() if value is not None]
+    _print_rows(str(file), ("", "value"), rows)
+
+
+@app.command("report")
+def report_command(run: RunArgument) -> None:
+    """Write RUN/report.html again from RUN/result.json."""
+    from trimtab.plan import Result
+    from trimtab.report import ReportDetails, write_report
+
+    result = Result.from_json(_read(run / "result.json"), where=str(run / "result.json"))
+    details = ReportDetails.from_json(_read(run / "details.json"), where=str(run / "details.json"))
+    Console().print(str(write_report(result, details, run / "report.html")), highlight=False)
+
+
+def _job(run: Path, quiet: bool) -> Any:
+    from trimtab.job import Job
+    from trimtab.report import stages
+
+    return Job.load(run, progress=stages(quiet))
+
+
+def _settings(pairs: Sequence[str] | None) -> dict[str, str]:
+    settings = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"--set {pair!r} is not KEY=VALUE")
+        settings[key] = value
+    return settings
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise TrimtabError(f"{file}: {error.strerror}; give the path of an existing file") from error
+
+
+def _parameters(network: Any) -> int:
+    return sum(parameter.numel() for name, parameter in network.named_parameters() if "fake_quantize" not in name)
+
+
+def _print_rows(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    Console().print(table)
+
+
+def _text(value: object) -> str:
+    return escape(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))

@@ -1,0 +1,59 @@
+"""`compress`: the whole picture. Capture, profile, search, apply, recover, lower, prove; and again if need be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from trimtab.conclude import conclude
+from trimtab.job import Job, Options
+from trimtab.plan import Budget, Result
+from trimtab.report import Stages
+from trimtab.search import Attempt, Proposal, best_of, nearest_rung, propose
+from trimtab.tasks import Task
+
+
+def compress(
+    task: Task,
+    *,
+    budget: Budget,
+    target: str = "onnxruntime",
+    run: str | Path | None = None,
+    seed: int = 0,
+    options: Options | None = None,
+    progress: Stages | None = None,
+    spec: str = "",
+    settings: Mapping[str, str] | None = None,
+) -> Result:
+    """Make the task's network keep `budget` on `target`, and prove it; or say what cannot be kept, with the frontier.
+
+    Everything is kept in the folder `run` (default `runs/<task>`): a call that was interrupted continues there.
+    Choices are made on the validation split; the test split is used once, for the result.
+    Raises: TrimtabError of one line for anything that the caller can mend.
+    """
+    where = run or Path("runs") / task.name
+    with Job.open(
+        task,
+        where,
+        budget=budget,
+        target=target,
+        seed=seed,
+        options=options or Options(),
+        spec=spec,
+        settings=settings,
+        progress=progress or Stages(quiet=True),
+    ) as job:
+        rungs = job.ladder()
+        tried: list[Attempt] = []
+        while proposal := propose(
+            budget,
+            job.baseline,
+            rungs,
+            tried,
+            job.fitting,
+            trains=job.options.recover and not job.out_of_time(),
+            rounds=job.options.rounds,
+        ):
+            tried.append(job.carry_out(proposal, tried))
+        if not tried:
+            nearest = Proposal(plan=nearest_rung(budget, job.baseline, rungs).plan)
+            tried.append(job.carry_out(nearest, tried))
+        return conclude(job, rungs, tried, best_of(budget, job.baseline, tried))

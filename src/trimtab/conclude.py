@@ -1,0 +1,163 @@
+"""The end of a run: the artifact is proved and measured on the test split, and the answer written down."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from trimtab.graph import Network
+from trimtab.job import Job
+from trimtab.lower import Artifact
+from trimtab.measure import artifact_peak, bootstrap_drop, bops, evaluate, first_rows, latencies, macs
+from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result
+from trimtab.report import LayerRow, ReportDetails, value_of, write_report
+from trimtab.search import Attempt, Rung, smallest
+
+_LATENCY_SECONDS = 3.0
+_UNITS = {"size": "B", "memory": "B", "latency": "ms"}
+
+
+def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: int) -> Result:
+    """Lower, prove and measure the chosen attempt; write `model`, `plan.json`, `result.json`, `report.html`."""
+    plan = tried[chosen].plan
+    network = job.trained(chosen, plan)
+    with job.stage("lower"):
+        artifact = job.lower(network)
+    with job.stage("prove"):
+        proof = job.prove(artifact, network)
+    with job.stage("measure"):
+        baseline, compressed, drop = _measured(job, artifact, network, plan)
+    broken = broken_limits(job.budget, baseline, compressed, drop)
+    result = Result(
+        trimtab=version("trimtab"),
+        task=job.task.name,
+        target=job.target.name,
+        seed=job.seed,
+        budget=job.budget,
+        met=not broken,
+        why=_why(job, broken, rungs, tried),
+        baseline=baseline,
+        compressed=compressed,
+        drop=drop,
+        plan=plan,
+        proof=proof,
+        artifact=str(artifact.path),
+        seconds={**job.run.seconds(), "total": job.spent()},
+        frontier=(*(rung.as_point() for rung in rungs), *(_point(i, attempt) for i, attempt in enumerate(tried))),
+        notes=tuple(job.notes),
+    )
+    job.run.write("plan.json", plan.to_json())
+    job.run.write("result.json", result.to_json())
+    details = ReportDetails(layers=layer_rows(job.network, network, plan, proof), command=_command(job))
+    job.run.write("details.json", details.to_json())
+    write_report(result, details, job.run.file("report.html"))
+    return result
+
+
+def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tuple[Measurement, Measurement, Drop]:
+    test, metric, target = job.task.test, job.task.metric, job.target
+    assert test is not None
+    before, after = (evaluate(thing, test, metric) for thing in (job.float_artifact, artifact))
+    both = {"before": job.float_artifact, "after": artifact}
+    inputs = first_rows(test, target.batch)
+    timed = latencies(both, inputs, threads=target.threads, seconds=_LATENCY_SECONDS)
+
+    def measurement(name: str, counted: Network, decided: Plan | None, value: float) -> Measurement:
+        return Measurement(
+            metric=value,
+            file_bytes=both[name].file_bytes,
+            macs=macs(counted),
+            bops=bops(counted, decided),
+            latency_ms=timed[name].median_ms,
+            peak_bytes=artifact_peak(both[name], batch=target.batch, threads=target.threads),
+            threads=target.threads,
+            batch=target.batch,
+            spread=timed[name].spread,
+        )
+
+    return (
+        measurement("before", job.network, None, before.value),
+        measurement("after", network, plan, after.value),
+        bootstrap_drop(before, after, metric, seed=job.seed),
+    )
+
+
+def broken_limits(budget: Budget, baseline: Measurement, compressed: Measurement, drop: Drop) -> list[str]:
+    """One phrase for every limit that the measured artifact does not keep."""
+    broken = []
+    for limit in budget.limits:
+        if limit.quantity == "drop":
+            measured, bound = drop.value, limit.at_most
+        else:
+            measured = value_of(limit.quantity, compressed)
+            bound = limit.bound(value_of(limit.quantity, baseline) or 0.0)
+        if measured is None:
+            broken.append(f"{limit.quantity} could not be measured")
+        elif measured > bound:
+            broken.append(f"{limit.quantity} is {measured:.6g}, the limit {bound:.6g}")
+    return broken
+
+
+def _why(job: Job, broken: Sequence[str], rungs: Sequence[Rung], tried: Sequence[Attempt]) -> str:
+    if not broken:
+        return "every limit is kept, as measured on the test split and on the file"
+    parts = ["; ".join(broken)]
+    for limit in job.budget.limits:
+        if limit.quantity in {"size", "latency", "macs", "bops"}:
+            least = smallest(job.profile, limit.quantity)
+            if least > limit.bound(job.baseline[limit.quantity]):
+                parts.append(f"the smallest {limit.quantity} within reach is {least:.6g}")
+    drop = job.budget.limit("drop")
+    if drop is not None:
+        keeping = [j for j in (*(r.judgement for r in rungs), *(a.judgement for a in tried)) if j.drop <= drop.at_most]
+        if keeping:
+            nearest = min(keeping, key=lambda judgement: judgement.costs["size"])
+            parts.append(
+                f"nearest that kept the drop on val: {nearest.costs['size']:.0f} bytes, drop {nearest.drop:.4f}"
+            )
+    return "; ".join(parts)
+
+
+def _point(number: int, attempt: Attempt) -> FrontierPoint:
+    return FrontierPoint(
+        costs=attempt.judgement.costs, drop=attempt.judgement.drop, recovered=True, label=f"attempt {number + 1}"
+    )
+
+
+def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tuple[LayerRow, ...]:
+    """The plan layer by layer, as it came out."""
+    decisions = {decision.layer: decision for decision in plan.layers}
+    rows = []
+    for layer in before.layers:
+        if layer.name.partition("#")[1]:
+            continue
+        decision = decisions.get(layer.name)
+        weight, activation = (decision.weight, decision.activation) if decision else (None, None)
+        bits = weight.bits if weight else 32
+        kept = after.module.get_parameter(layer.weight)
+        left_in_float = activation is None or any(line.startswith(f"{layer.name}:") for line in proof.fallbacks)
+        rows.append(
+            LayerRow(
+                name=layer.name,
+                operator=layer.operator,
+                width_before=before.module.get_parameter(layer.weight).shape[0],
+                width_after=kept.shape[0],
+                weight_bits=bits,
+                activation_bits=activation.bits if activation else 32,
+                bytes=kept.numel() * bits // 8,
+                kernel="float" if left_in_float else "integer",
+            )
+        )
+    return tuple(rows)
+
+
+def _command(job: Job) -> str:
+    header = job.run.header
+    settings = "".join(f" --set {key}={value}" for key, value in header["settings"].items())
+    limits = "".join(
+        f" --{limit.quantity} {limit.at_most:g}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}"
+        for limit in job.budget.limits
+    )
+    options = "".join(
+        f" --{name} {value}" for name, value in header["options"].items() if name in {"epochs", "minutes"} and value
+    )
+    no_recover = "" if header["options"]["recover"] else " --no-recover"
+    return f"trimtab compress {header['task']}{settings}{limits}{options}{no_recover} --seed {job.seed}"

@@ -1,0 +1,264 @@
+"""Walks a captured graph once and finds how its axes hang together.
+
+Every operator's rule relates axes; what has no rule freezes. The result says which atoms may be cut, what every
+parameter's dimensions are made of, and how arguments are written anew after a cut.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from operator import getitem
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from trimtab.graph.axes import (
+    Axis,
+    Dim,
+    Freeze,
+    MisfitError,
+    constant,
+    find,
+    freeze,
+    fresh,
+    leaves,
+    resolve,
+    segments,
+    size,
+)
+from trimtab.graph.rules import RULES
+from trimtab.graph.source import of_node
+from trimtab.graph.values import Call, Count, Facts, Fix, Origin, Value, atoms
+
+RULE_ERRORS = (
+    MisfitError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    RuntimeError,
+)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is known about a graph's axes.
+
+    `tensors` maps the identity of a parameter or buffer to its dimensions, `names` to its first name; `cuttable` holds
+    the atoms that a layer produces and nothing freezes; `inexact` says for some of them why no cut equals the mask.
+    """
+
+    tensors: dict[int, tuple[Dim, ...]]
+    names: dict[int, str]
+    roles: dict[Origin, str]
+    cuttable: set[Axis]
+    produced: set[Axis]
+    inexact: dict[Axis, Freeze]
+    buffers: set[int]
+    fixes: list[tuple[Node, Fix]]
+
+
+def analyse(module: fx.GraphModule) -> Analysis:
+    """Find the axes of `module`, whose nodes carry example values in `meta["val"]`. Linear in the number of nodes."""
+    walk = _Walk(module)
+    for node in module.graph.nodes:
+        walk.visit(node)
+    return walk.finish()
+
+
+class _Walk:
+    def __init__(self, module: fx.GraphModule) -> None:
+        self.module = module
+        self.facts = Facts()
+        self.tensors: dict[int, Value] = {}
+        self.buffers: set[int] = set()
+        self.names = tensor_names(module)
+
+    def visit(self, node: Node) -> None:
+        match node.op:
+            case "placeholder":
+                self.facts.values[node] = self._fixed(node, "it is an input of the network")
+            case "get_attr":
+                self.facts.values[node] = self._attribute(node)
+            case "output":
+                self._freeze(node, "it is an output of the network", "output")
+            case "call_module" if getattr(self.module.get_submodule(str(node.target)), "elementwise", False):
+                self.facts.values[node] = self._elementwise(node)
+            case _:
+                self.facts.values[node] = self._call(node)
+
+    def _attribute(self, node: Node) -> Value | None:
+        tensor = attribute(self.module, str(node.target))
+        if not isinstance(tensor, Tensor) or not node.users:
+            return None
+        key = id(tensor)
+        if key not in self.tensors:
+            dims = tuple(fresh(n) for n in tensor.shape)
+            self.tensors[key] = Value(dims, set(), tuple((key, d) for d in range(len(dims))), const=True)
+            if key not in self.names:
+                self.names[key] = str(node.target)
+            if not isinstance(tensor, torch.nn.Parameter):
+                self.buffers.add(key)
+                # Only parameters are masked, so a buffer is not zero at a removed unit.
+                self.tensors[key].alive = {axis for dim in dims for axis in dim}
+        return self.tensors[key]
+
+    def _elementwise(self, node: Node) -> Value | None:
+        found = self.facts.values.get(node.args[0]) if node.args and isinstance(node.args[0], Node) else None
+        if not isinstance(found, Value):
+            return self._unknown(node, "it is a module on something that is no tensor")
+        return Value(found.dims, set(found.alive), found.origin, found.const)
+
+    def _call(self, node: Node) -> Any:
+        inputs = self._inputs(node)
+        if not any(isinstance(value, Value) for value in inputs) and not _tensors(node):
+            return self._arithmetic(node, inputs)
+        rule = RULES.get(node.target)
+        if rule is None:
+            return self._unknown(node, f"{node.target} has no rule")
+        call = Call(node, self.facts, of_node(node))
+        try:
+            found = rule(call)
+            _check(node, found)
+        except RULE_ERRORS as error:
+            return self._unknown(node, str(error) or type(error).__name__)
+        self.facts.fixes.extend(call.fixes)
+        return self._settle(node, found, inputs)
+
+    def _arithmetic(self, node: Node, inputs: list[Any]) -> None:
+        """Integers computed from sizes: they would no longer follow a cut, so the sizes are frozen."""
+        for value in inputs:
+            if isinstance(value, Count):
+                freeze(value.dim, _why(node, "its size is used in arithmetic"))
+
+    def _settle(self, node: Node, found: Any, inputs: list[Any]) -> Any:
+        """Constness, and what an in-place operator does to the value that it writes."""
+        given = [value for value in inputs if isinstance(value, Value)]
+        outs = [value for value in (found if isinstance(found, list) else [found]) if isinstance(value, Value)]
+        if node.target is not getitem:
+            for value in outs:
+                value.const = all(value.const for value in given)
+        if outs and given and writes_first(node):
+            given[0].alive |= outs[0].alive
+            outs[0].alive = given[0].alive
+        return found
+
+    def _unknown(self, node: Node, reason: str) -> Any:
+        self._freeze(node, reason)
+        return self._fixed(node, reason)
+
+    def _freeze(self, node: Node, reason: str, operator: str | None = None) -> None:
+        why = _why(node, reason, operator)
+        for value in self._inputs(node):
+            for dim in value.dims if isinstance(value, Value) else [value.dim] if isinstance(value, Count) else []:
+                freeze(dim, why)
+
+    def _fixed(self, node: Node, reason: str) -> Any:
+        why = _why(node, reason)
+        values = [Value(tuple(constant(int(n), why) for n in t.shape)) for t in _tensors(node)]
+        if isinstance(node.meta.get("val"), (list, tuple)):
+            return values
+        return values[0] if values else None
+
+    def _inputs(self, node: Node) -> list[Any]:
+        flat: list[Any] = []
+        for item in node.all_input_nodes:
+            found = self.facts.values.get(item)
+            flat.extend(found if isinstance(found, list) else [found])
+        return flat
+
+    def finish(self) -> Analysis:
+        for value, why in self.facts.divisors:
+            alive = atoms(value.alive)
+            for atom in {atom for dim in value.dims for atom in leaves(dim)} - alive:
+                freeze((atom,), why)
+        tensors = {key: value.dims for key, value in self.tensors.items()}
+        self._freeze_squares(tensors.values())
+        produced = {atom for dim in self.facts.produced for atom in leaves(dim)}
+        held = {atom for dims in tensors.values() for dim in dims for atom in leaves(dim)}
+        return Analysis(
+            tensors=tensors,
+            names=self.names,
+            roles=self.facts.roles,
+            cuttable={atom for atom in produced & held if atom.frozen is None and atom.size > 1},
+            produced=produced & held,
+            inexact=self._inexact(),
+            buffers=self.buffers,
+            fixes=self.facts.fixes,
+        )
+
+    def _freeze_squares(self, tensors: Iterable[tuple[Dim, ...]]) -> None:
+        for dims in tensors:
+            for dim in dims:
+                for product in _products(dim):
+                    for a, b in combinations(product, 2):
+                        why = Freeze(operator="view", reason="it meets itself in one dimension", source="")
+                        for atom in set(leaves((a,))) & set(leaves((b,))):
+                            freeze((atom,), why)
+
+    def _inexact(self) -> dict[Axis, Freeze]:
+        out: dict[Axis, Freeze] = {}
+        for dim, sets, why in self.facts.sums:
+            if all(sets):
+                for atom in set.intersection(*(atoms(alive) for alive in sets)) & set(leaves(dim)):
+                    out.setdefault(atom, why)
+        return out
+
+
+def _products(dim: Dim) -> Iterator[Dim]:
+    """Every product of several factors within a dimension."""
+    axes = resolve(dim)
+    if len(axes) > 1:
+        yield axes
+    for axis in axes:
+        if axis.segments is not None:
+            for part in segments(find(axis)):
+                yield from _products(part)
+
+
+def _why(node: Node, reason: str, operator: str | None = None) -> Freeze:
+    return Freeze(operator=operator or str(node.target), reason=reason, source=of_node(node))
+
+
+def _tensors(node: Node) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(node.meta.get("val")) if isinstance(leaf, Tensor)]
+
+
+def _check(node: Node, found: Any) -> None:
+    """A rule's output must have the shape that the operator has on the example: else it is not sound."""
+    if isinstance(found, Count):
+        return
+    values = found if isinstance(found, list) else [found]
+    shapes = [tuple(t.shape) for t in _tensors(node)]
+    stated = [tuple(size(dim) for dim in value.dims) for value in values]
+    if stated != shapes:
+        raise MisfitError(f"its rule gives shapes {stated}, the operator gives {shapes}")
+
+
+def writes_first(node: Node) -> bool:
+    """Whether the operator changes its first argument in place."""
+    schema = getattr(node.target, "_schema", None)
+    first = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
+    return first is not None and first.is_write
+
+
+def attribute(module: torch.nn.Module, name: str) -> Any:
+    """A parameter, buffer or other attribute by its dotted name."""
+    owner, _, last = name.rpartition(".")
+    return getattr(module.get_submodule(owner), last)
+
+
+def tensor_names(module: torch.nn.Module) -> dict[int, str]:
+    """The first name of every parameter and buffer, by identity: shared weights have one."""
+    names: dict[int, str] = {}
+    for name, tensor in (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ):
+        names.setdefault(id(tensor), name)
+    return names

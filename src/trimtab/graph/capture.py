@@ -1,0 +1,170 @@
+"""From the user's module to a `Network`, through `torch.export`."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils import _pytree as pytree
+
+from trimtab.errors import CaptureError, NumericsError
+from trimtab.graph.copying import copy_module
+from trimtab.graph.modes import mark_switches
+from trimtab.graph.network import Network
+from trimtab.graph.source import of_error, of_node
+from trimtab.tasks.task import Inputs
+
+MOST_ROWS = 7
+"""Rows of the example that are kept: enough to tell a batch from a channel count, cheap to run."""
+
+
+def capture(model: nn.Module, example: Inputs) -> Network:
+    """Capture a module as an ATen graph, in eval mode, with dimension 0 of every input dynamic.
+
+    `example` is a tensor, a tuple (positional) or a dict (keywords); its rows are cut or repeated to an odd number from
+    3 to 7. The module is left as it was; the network's parameters are copies.
+    Raises: CaptureError naming the user's file and line, NumericsError for NaN or infinity in a parameter or buffer.
+    """
+    _check_finite(model)
+    rows = _rows(example)
+    inputs = resize(example, 3 if rows < 3 else min(rows - 1 + rows % 2, MOST_ROWS))
+    with eval_for_a_moment(model):
+        program = _export(model, inputs)
+    module = copy_module(program.module(check_guards=False))
+    mark_switches(module)
+    return Network(module, inputs)
+
+
+def _check_finite(model: nn.Module) -> None:
+    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in tensors:
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                count = int((~tensor.isfinite()).sum())
+                raise NumericsError(
+                    f"{kind} {name!r}: values must be finite, {count} of {tensor.numel()} are NaN or infinite; "
+                    "load or train the model again"
+                )
+
+
+def _rows(example: Inputs) -> int:
+    """The batch size of the example. Raises: CaptureError."""
+    leaves = pytree.tree_leaves(example)
+    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+        raise CaptureError(f"example inputs: must be tensors, got {kinds}; give a tensor, a tuple or a dict of tensors")
+    if any(leaf.dim() == 0 for leaf in leaves):
+        raise CaptureError("example inputs: dimension 0 must be the batch, got a tensor without dimensions; add one")
+    sizes = {leaf.shape[0] for leaf in leaves}
+    if len(sizes) > 1 or 0 in sizes:
+        raise CaptureError(
+            f"example inputs: dimension 0 must be the batch, the same and not 0, got {sorted(sizes)}; "
+            "give every input as many rows"
+        )
+    return int(sizes.pop())
+
+
+def resize(example: Inputs, rows: int) -> Inputs:
+    """The example's rows, repeated or dropped to a number."""
+
+    def pick(tensor: Tensor) -> Tensor:
+        return tensor.detach()[torch.arange(rows, device=tensor.device) % tensor.shape[0]].clone()
+
+    return pytree.tree_map(pick, example)
+
+
+@contextmanager
+def eval_for_a_moment(model: nn.Module) -> Iterator[None]:
+    """Every submodule in eval mode; afterwards flags, attributes and the random state are what they were."""
+    saved = [(module, dict(vars(module))) for module in model.modules()]
+    inner = [(vars(module)[name], dict(vars(module)[name])) for module, _ in saved for name in _TABLES]
+    try:
+        for module, _ in saved:
+            module.training = False
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, attributes in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for table, entries in inner:
+            table.clear()
+            table.update(entries)
+
+
+_TABLES = ("_parameters", "_buffers", "_modules")
+
+
+def _export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
+    try:
+        return _run_export(model, inputs, Dim.DYNAMIC)
+    except Exception as error:
+        raise _explain(model, inputs, error) from error
+
+
+def _run_export(model: nn.Module, inputs: Inputs, batch: Any) -> ExportedProgram:
+    args, kwargs = as_call(inputs)
+    shapes = ShapesCollection()
+    for leaf in pytree.tree_leaves(inputs):
+        shapes[leaf] = {0: batch}
+    with _quiet():
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs whole graphs when it fails; the error's message says what is needed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _explain(model: nn.Module, inputs: Inputs, error: Exception) -> CaptureError:
+    text = str(error)
+    kind = type(model).__name__
+    if "specialized" in text or "Constraints violated" in text:
+        where = _where_specialized(model, inputs) or kind
+        return CaptureError(
+            f"{where}: the batch size must stay free, but the code fixes it to the example's; "
+            "use x.shape[0] or -1 in place of a number, and no Python loop over the batch"
+        )
+    where = of_error(error) or kind
+    if "data-dependent" in text:
+        return CaptureError(
+            f"{where}: control flow depends on the values of a tensor, which a graph cannot hold; "
+            "use torch.where, or decide it by a constructor argument"
+        )
+    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    reason = re.sub(r"\s+", " ", reason)[:200]
+    return CaptureError(
+        f"{where}: cannot be captured by torch.export: {type(error).__name__}: {reason}; "
+        "keep to tensor operations in forward, and check that the example fits it"
+    )
+
+
+def _where_specialized(model: nn.Module, inputs: Inputs) -> str | None:
+    """Where the graphs of two batch sizes part: there a size became a constant."""
+    rows = _rows(inputs)
+    graphs = []
+    for n in (rows, rows + 2):
+        try:
+            graphs.append(_run_export(model, resize(inputs, n), Dim.AUTO).module(check_guards=False).graph)
+        except Exception as error:  # noqa: BLE001  the user's code runs in there: anything may come
+            return of_error(error)
+    for a, b in zip(graphs[0].nodes, graphs[1].nodes, strict=False):
+        if (a.target, str(a.args), str(a.kwargs)) != (b.target, str(b.args), str(b.kwargs)):
+            return of_node(a)
+    return None

@@ -1,0 +1,178 @@
+"""Channel groups: atoms that may be cut, under stable names, with every parameter dimension that they reach."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trimtab.graph.analysis import Analysis
+from trimtab.graph.axes import Axis, Dim, Freeze, leaves, resolve, segments, size
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamDim:
+    """A dimension of a parameter or buffer. `role`: out, in, norm, scale, buffer or other."""
+
+    parameter: str
+    dim: int
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Units that are removed together in every member.
+
+    `width` units; the number kept must be a multiple of `multiple_of`. When not `exact`, `reason` says why the cut
+    network cannot equal the masked one.
+    """
+
+    name: str
+    width: int
+    multiple_of: int = 1
+    members: tuple[ParamDim, ...]
+    exact: bool = True
+    reason: str = ""
+    axis: Axis = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """An axis that a layer produces and that keeps its size: the operator, its reason and its place."""
+
+    name: str
+    width: int
+    operator: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an atom sits: a dimension of a tensor, and the suffix of its name there ("" when it is the whole of it)."""
+
+    key: int
+    dim: int
+    suffix: str
+
+
+def places(analysis: Analysis) -> dict[Axis, list[Place]]:
+    """Every place of every atom, in the order in which the graph reads the tensors."""
+    out: dict[Axis, list[Place]] = {}
+    for key, dims in analysis.tensors.items():
+        for i, dim in enumerate(dims):
+            for atom, suffix in _suffixes(dim):
+                out.setdefault(atom, []).append(Place(key, i, suffix))
+    return out
+
+
+def _suffixes(dim: Dim, offset: int = 0, inside: bool = False) -> Iterator[tuple[Axis, str]]:
+    """Atoms of a dimension with their names in it: `[a:b]` for a segment, `/k` for the k-th factor of a product."""
+    axes = resolve(dim)
+    for k, axis in enumerate(axes):
+        factor = f"/{k}" if len(axes) > 1 else ""
+        here = f"[{offset}:{offset + size(dim)}]" if inside else ""
+        if axis.segments is None:
+            yield axis, here + factor
+            continue
+        at = offset if len(axes) == 1 else 0
+        for part in segments(axis):
+            for atom, suffix in _suffixes(part, at, inside=True):
+                yield atom, (here + factor if len(axes) > 1 else "") + suffix
+            at += size(part)
+
+
+def find_groups(analysis: Analysis) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
+    """The groups and the frozen axes, in the order of the layers that produce them."""
+    found = places(analysis)
+    taken: set[str] = set()
+    groups, frozen = [], []
+    for atom, spots in found.items():
+        if atom not in analysis.produced:
+            continue
+        name = _name(analysis, spots, taken)
+        taken.add(name)
+        if atom in analysis.cuttable:
+            groups.append(_group(analysis, atom, name, spots))
+        elif atom.frozen is not None:
+            frozen.append(_frozen(atom, name, atom.frozen))
+    return tuple(groups), tuple(frozen)
+
+
+def _frozen(atom: Axis, name: str, why: Freeze) -> Frozen:
+    return Frozen(name=name, width=atom.size, operator=why.operator, reason=why.reason, source=why.source)
+
+
+def _name(analysis: Analysis, spots: list[Place], taken: set[str]) -> str:
+    """The first producing layer's name and the suffix there."""
+    spot = next((s for s in spots if analysis.roles.get((s.key, s.dim)) == "out"), spots[0])
+    name = analysis.names[spot.key].removesuffix(".weight") + spot.suffix
+    return name if name not in taken else f"{name}@{spot.dim}"
+
+
+def _group(analysis: Analysis, atom: Axis, name: str, spots: list[Place]) -> ChannelGroup:
+    keys = dict.fromkeys((spot.key, spot.dim) for spot in spots)
+    members = tuple(
+        ParamDim(parameter=analysis.names[key], dim=dim, role=_role(analysis, key, dim)) for key, dim in keys
+    )
+    why = analysis.inexact.get(atom)
+    reason = f"{why.reason} ({why.operator}, {why.source})" if why else ""
+    return ChannelGroup(name=name, width=atom.size, members=members, exact=why is None, reason=reason, axis=atom)
+
+
+def _role(analysis: Analysis, key: int, dim: int) -> str:
+    return "buffer" if key in analysis.buffers else analysis.roles.get((key, dim), "other")
+
+
+def units_of(atom: Axis, dim: Dim) -> Tensor:
+    """The unit of `atom` at every position of `dim` (long), -1 where the position is not of this atom."""
+    out = torch.full((1,), -1, dtype=torch.long)
+    for axis in resolve(dim):
+        inner = _units_of_axis(atom, axis)
+        out = torch.maximum(out[:, None], inner[None, :]).flatten()
+    return out
+
+
+def _units_of_axis(atom: Axis, axis: Axis) -> Tensor:
+    if axis is atom:
+        return torch.arange(atom.size)
+    if axis.segments is None:
+        return torch.full((axis.size,), -1, dtype=torch.long)
+    return torch.cat([units_of(atom, part) for part in segments(axis)])
+
+
+Terms = tuple[tuple[int, tuple[str, ...]], ...]
+
+
+def terms_of(dim: Dim, names: dict[Axis, str]) -> Terms:
+    """The size of a dimension as a polynomial in the widths of named atoms; the others are constants."""
+    total = _polynomial(dim, names)
+    return tuple((coefficient, factors) for factors, coefficient in sorted(total.items()))
+
+
+def _polynomial(dim: Dim, names: dict[Axis, str]) -> dict[tuple[str, ...], int]:
+    out: dict[tuple[str, ...], int] = {(): 1}
+    for axis in resolve(dim):
+        factor = _axis_polynomial(axis, names)
+        product: dict[tuple[str, ...], int] = {}
+        for a, m in out.items():
+            for b, n in factor.items():
+                key = tuple(sorted((*a, *b)))
+                product[key] = product.get(key, 0) + m * n
+        out = product
+    return out
+
+
+def _axis_polynomial(axis: Axis, names: dict[Axis, str]) -> dict[tuple[str, ...], int]:
+    if axis.segments is None:
+        return {(names[axis],): 1} if axis in names else {(): axis.size}
+    out: dict[tuple[str, ...], int] = {}
+    for part in segments(axis):
+        for key, n in _polynomial(part, names).items():
+            out[key] = out.get(key, 0) + n
+    return out
+
+
+def has_atom(dim: Dim, cut: set[Axis]) -> bool:
+    """Whether a dimension contains one of the atoms."""
+    return any(atom in cut for atom in leaves(dim))

@@ -1,0 +1,33 @@
+"""Shapes of every node on the example, without computing: `meta["val"]` becomes a fake tensor or an integer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(module)
+        self.mode = mode
+
+    def run_node(self, n: Node) -> Any:
+        if n.op == "call_module" and getattr(self.module.get_submodule(str(n.target)), "elementwise", False):
+            result = self.map_nodes_to_values(n.args[0], n)
+        else:
+            result = super().run_node(n)
+        if isinstance(result, Tensor) and not isinstance(result, torch._subclasses.FakeTensor):
+            result = self.mode.from_tensor(result, static_shapes=True)
+        if n.op != "output":
+            n.meta["val"] = result
+        return result
+
+
+def propagate(module: fx.GraphModule, example: Any) -> None:
+    """Refresh `meta["val"]` of every node for the leaves of `example`, in the order of the graph's inputs."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        inputs = [mode.from_tensor(leaf, static_shapes=True) for leaf in pytree.tree_leaves(example)]
+        _Shapes(module, mode).run(*inputs, enable_io_processing=False)

@@ -1,0 +1,181 @@
+"""Views, permutations and copies: the same numbers under other dimensions."""
+
+from collections.abc import Sequence
+
+import torch
+
+from trimtab.graph.axes import Axis, Dim, MisfitError, coalesce, cut_right, size
+from trimtab.graph.rules.table import rule
+from trimtab.graph.sizes import emit_sizes
+from trimtab.graph.values import Call, Value, axes_of
+
+aten = torch.ops.aten
+
+
+@rule(
+    aten.to.dtype,
+    aten.to.device,
+    aten.to.other,
+    aten.to.dtype_layout,
+    aten._to_copy.default,
+    aten.clone.default,
+    aten.alias.default,
+    aten.positive.default,
+    aten.detach.default,
+    aten.detach_.default,
+    aten.contiguous.default,
+    aten.lift_fresh_copy.default,
+    aten.type_as.default,
+    aten._assert_tensor_metadata.default,
+)
+def same(call: Call) -> Value:
+    """The same numbers and dimensions."""
+    x = call.value(next(iter(call.arguments)))
+    return Value(x.dims, x.alive, x.origin)
+
+
+@rule(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten._reshape_alias.default)
+def view(call: Call) -> Value:
+    """Dimensions re-cut from right to left; written-out sizes follow."""
+    x = call.value("self")
+    dims = regroup(call, x.dims, call.shape)
+    emit_sizes(call, "shape" if "shape" in call.arguments else "size", dims)
+    return x.view(dims)
+
+
+@rule(aten.view_as.default, aten.reshape_as.default)
+def view_as(call: Call) -> Value:
+    """Dimensions re-cut like those of another tensor."""
+    x, other = call.value("self"), call.value("other")
+    dims = regroup(call, x.dims, call.shape)
+    for mine, theirs in zip(dims, other.dims, strict=True):
+        call.unify(mine, theirs)
+    return x.view(dims)
+
+
+@rule(aten.flatten.using_ints)
+def flatten(call: Call) -> Value:
+    """Dimensions start..end become one."""
+    x = call.value("self")
+    if not x.dims:
+        return x.view([()])
+    start, end = call.axis("start_dim", len(x.dims)), call.axis("end_dim", len(x.dims))
+    joined = tuple(axis for dim in x.dims[start : end + 1] for axis in dim)
+    return x.view([*x.dims[:start], joined, *x.dims[end + 1 :]])
+
+
+@rule(aten.unflatten.int)
+def unflatten(call: Call) -> Value:
+    """One dimension becomes several."""
+    x = call.value("self")
+    at = call.axis("dim", len(x.dims))
+    count = len(call.raw("sizes"))
+    parts = regroup(call, x.dims[at : at + 1], call.shape[at : at + count])
+    emit_sizes(call, "sizes", parts)
+    return x.view([*x.dims[:at], *parts, *x.dims[at + 1 :]])
+
+
+def regroup(call: Call, dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+    """The dimensions of a view with sizes `shape`. Raises: MisfitError when factors do not fit."""
+    rest: Dim = coalesce(axis for dim in dims for axis in dim)
+    why = call.why("a view cuts across the factors of this dimension")
+    if size(rest) == 0:
+        raise MisfitError("a tensor without elements is viewed")
+    out: list[Dim] = []
+    for n in reversed(shape):
+        rest, part = cut_right(rest, n, why)
+        out.insert(0, part)
+    return out
+
+
+@rule(aten.permute.default)
+def permute(call: Call) -> Value:
+    """Dimensions in another order."""
+    x = call.value("self")
+    return _ordered(x, [d % len(x.dims) for d in call.raw("dims")])
+
+
+@rule(aten.transpose.int)
+def transpose(call: Call) -> Value:
+    """Two dimensions change places."""
+    x = call.value("self")
+    order = list(range(len(x.dims)))
+    a, b = call.axis("dim0", len(order)), call.axis("dim1", len(order))
+    order[a], order[b] = order[b], order[a]
+    return _ordered(x, order)
+
+
+@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
+def transposed(call: Call) -> Value:
+    """A matrix transposed."""
+    x = call.value("self")
+    if len(x.dims) > 2:
+        raise MisfitError("a transposition of more than two dimensions")
+    return _ordered(x, list(reversed(range(len(x.dims)))))
+
+
+def _ordered(x: Value, order: Sequence[int]) -> Value:
+    origin = tuple(x.origin[d] for d in order) if x.origin else ()
+    return Value(tuple(x.dims[d] for d in order), x.alive, origin)
+
+
+@rule(aten.squeeze.default)
+def squeeze(call: Call) -> Value:
+    """Dimensions of size 1 go."""
+    x = call.value("self")
+    return x.view([dim for dim in x.dims if size(dim) != 1])
+
+
+@rule(aten.squeeze.dim, aten.squeeze.dims)
+def squeeze_dim(call: Call) -> Value:
+    """The named dimensions go, where they have size 1."""
+    x = call.value("self")
+    raw = call.raw("dim")
+    named = {d % max(len(x.dims), 1) for d in (raw if isinstance(raw, (list, tuple)) else [raw])}
+    return x.view([dim for i, dim in enumerate(x.dims) if not (i in named and size(dim) == 1)])
+
+
+@rule(aten.unsqueeze.default)
+def unsqueeze(call: Call) -> Value:
+    """A new dimension of size 1."""
+    x = call.value("self")
+    at = call.axis("dim", len(x.dims) + 1)
+    origin = (*x.origin[:at], None, *x.origin[at:]) if x.origin else ()
+    return Value((*x.dims[:at], (), *x.dims[at:]), x.alive, origin)
+
+
+@rule(aten.expand.default)
+def expand(call: Call) -> Value:
+    """Dimensions of size 1 are repeated to written-out sizes, which follow a cut."""
+    x = call.value("self")
+    shape = call.shape
+    padded = ((),) * (len(shape) - len(x.dims)) + x.dims
+    dims, stretched = [], []
+    for n, mine, raw in zip(shape, padded, call.raw("size"), strict=True):
+        if size(mine) == n:
+            dims.append(mine)
+            continue
+        dims.append(call.fresh(n) if isinstance(raw, int) else call.constant(n))
+        stretched.append(dims[-1])
+    emit_sizes(call, "size", dims)
+    return _stretched(x, dims, axes_of(stretched))
+
+
+@rule(aten.expand_as.default)
+def expand_as(call: Call) -> Value:
+    """Dimensions of size 1 are repeated like another tensor's."""
+    x, other = call.value("self"), call.value("other")
+    padded = ((),) * (len(other.dims) - len(x.dims)) + x.dims
+    stretched = []
+    for mine, theirs in zip(padded, other.dims, strict=True):
+        if size(mine) == size(theirs):
+            call.unify(mine, theirs)
+        else:
+            stretched.append(theirs)
+    return _stretched(x, other.dims, axes_of(stretched))
+
+
+def _stretched(x: Value, dims: Sequence[Dim], alive: set[Axis]) -> Value:
+    if alive:
+        return x.new(dims, alive=alive)
+    return x.view(dims)

@@ -1,0 +1,107 @@
+"""Fake-quantization: modules that round to a grid in float, with gradients straight through and learned scales.
+
+Scales follow LSQ (Esser et al. 2020, "Learned Step Size Quantization", eq. 3 and section 2.2): they are parameters,
+and their gradient is damped by 1 / sqrt(entries · largest code).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from trimtab.errors import NumericsError
+from trimtab.quant.grids import Grid
+
+_SMALLEST_SCALE = 1e-12
+
+
+class ActivationFakeQuantize(nn.Module):
+    """One scale and zero point for a whole activation tensor. Call it under `observe` first to learn its range."""
+
+    elementwise = True  # what the graph analysis needs to know
+
+    scale: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, grid: Grid, where: str) -> None:
+        super().__init__()
+        self.grid, self.where = grid, where
+        self.observing, self._fitted = False, False
+        self.scale = nn.Parameter(torch.full((1,), torch.nan))
+        self.register_buffer("zero_point", torch.zeros(1))
+        self.register_buffer("low", torch.full((1,), torch.inf), persistent=False)
+        self.register_buffer("high", torch.full((1,), -torch.inf), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.observing:
+            self.low = torch.minimum(self.low, x.amin().float())
+            self.high = torch.maximum(self.high, x.amax().float())
+            return x
+        if not self._fitted:
+            self._check_fitted()
+        return torch._fake_quantize_learnable_per_tensor_affine(
+            x,
+            self.scale.clamp(min=_SMALLEST_SCALE),
+            self.zero_point,
+            self.grid.low,
+            self.grid.high,
+            (x.numel() * self.grid.high) ** -0.5,
+        )
+
+    def observe(self) -> None:
+        """Pass values through unrounded and keep their range, until `fit`."""
+        self.observing = True
+        self.low.fill_(torch.inf)
+        self.high.fill_(-torch.inf)
+
+    def fit(self) -> None:
+        """Set scale and zero point from the range seen. Raises: NumericsError when it is empty or not finite."""
+        if not bool(torch.isfinite(self.high - self.low).all()):
+            seen = f"[{float(self.low)}, {float(self.high)}]"
+            raise NumericsError(
+                f"{self.where}: activation range must be finite, got {seen}; check the calibration data"
+            )
+        scale, zero_point = self.grid.fit_range(self.low, self.high)
+        with torch.no_grad():
+            self.scale.copy_(scale)
+            self.zero_point.copy_(zero_point)
+        self.observing = False
+
+    def _check_fitted(self) -> None:
+        self._fitted = bool(torch.isfinite(self.scale.detach()).all())
+        if not self._fitted:
+            raise NumericsError(
+                f"{self.where}: the activation range is not known yet; call calibrate(network, data) first"
+            )
+
+
+class WeightFakeQuantize(nn.Module):
+    """One scale an output channel (dimension 0) of a weight."""
+
+    elementwise = True
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, grid: Grid, weight: Tensor) -> None:
+        super().__init__()
+        self.grid = grid
+        scale, zero_point = grid.fit(weight.detach().float().flatten(1))
+        self.scale = nn.Parameter(scale)
+        self.register_buffer("zero_point", zero_point)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return torch._fake_quantize_learnable_per_channel_affine(
+            weight,
+            self.scale.clamp(min=_SMALLEST_SCALE),
+            self.zero_point,
+            0,
+            self.grid.low,
+            self.grid.high,
+            (weight[0].numel() * self.grid.high) ** -0.5,
+        )
+
+    def codes(self, weight: Tensor) -> Tensor:
+        """Integer codes of `weight`, in its shape, as float."""
+        scale = self.scale.detach().clamp(min=_SMALLEST_SCALE)
+        return self.grid.encode(weight.detach().float().flatten(1), scale, self.zero_point).view_as(weight)

@@ -1,0 +1,47 @@
+"""Affine grid: evenly spaced unsigned codes with a zero point, for values whose range is not symmetric."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Affine:
+    """`value = scale · (code − zero_point)`, codes 0 … 2^bits − 1; zero is always representable.
+
+    Source: Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference", eq. 1.
+    """
+
+    bits: int = 8
+    signed = False
+
+    @property
+    def low(self) -> int:
+        """The smallest code."""
+        return 0
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return 2**self.bits - 1
+
+    def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Min–max parameters of each row of `values` [rows, n]. Returns: scale [rows] > 0, zero_point [rows] (integers)."""
+        return self.fit_range(values.amin(1), values.amax(1))
+
+    def fit_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters that cover [low, high] and zero; a range of width zero gets scale 1."""
+        low, high = low.clamp(max=0), high.clamp(min=0)
+        width = (high - low) / self.high
+        scale = torch.where(width > torch.finfo(torch.float32).tiny, width, torch.ones_like(width))
+        return scale, (-low / scale).round().clamp(self.low, self.high)
+
+    def encode(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Codes of `values` [rows, n], as integers in float; ties to even."""
+        return ((values / scale[:, None]).round() + zero_point[:, None]).clamp(self.low, self.high)
+
+    def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Values of `codes` [rows, n]."""
+        return (codes - zero_point[:, None]) * scale[:, None]

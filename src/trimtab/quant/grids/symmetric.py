@@ -1,0 +1,46 @@
+"""Symmetric grid: evenly spaced signed codes around zero, for weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """`value = scale · code`, codes −(2^(bits−1) − 1) … 2^(bits−1) − 1.
+
+    The most negative code is left out, so that a code can change its sign (a BatchNorm with negative gamma folds exactly).
+    Source: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 2.2.
+    """
+
+    bits: int = 8
+    signed = True
+
+    @property
+    def low(self) -> int:
+        """The smallest code."""
+        return -self.high
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return int(2 ** (self.bits - 1) - 1)
+
+    def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Max-magnitude scale of each row of `values` [rows, n]. Returns: scale [rows] > 0, zero_point [rows] of zeros."""
+        return self.fit_range(values.amin(1), values.amax(1))
+
+    def fit_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Parameters that cover [low, high]; an all-zero range gets scale 1."""
+        step = torch.maximum(low.abs(), high.abs()) / self.high
+        scale = torch.where(step > torch.finfo(torch.float32).tiny, step, torch.ones_like(step))
+        return scale, torch.zeros_like(scale)
+
+    def encode(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Codes of `values` [rows, n], as integers in float; ties to even."""
+        return (values / scale[:, None]).round().clamp(self.low, self.high)
+
+    def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        """Values of `codes` [rows, n]."""
+        return codes * scale[:, None]

@@ -1,0 +1,180 @@
+"""Where values are rounded: the sites of fake-quantization, so that a runtime finds whole chains of integer kernels.
+
+A value is rounded where a kernel writes it: after the batch norm and the activation that the kernel takes in. Operators
+that only move values (slice, pad, max pool, view, …) keep the scale of what they read.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from trimtab.graph.layers import OPERATORS as LAYERS
+from trimtab.plan import LayerDecision, Scheme, Target
+from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
+from trimtab.quant.grids import GRIDS
+
+aten = torch.ops.aten
+
+_JOINS: dict[object, str] = {
+    aten.add.Tensor: "add",
+    aten.add_.Tensor: "add",
+    aten.cat.default: "concatenation",
+    aten.avg_pool2d.default: "average_pool",
+    aten.mean.dim: "mean",
+    aten.adaptive_avg_pool2d.default: "mean",
+}
+_NORMS: set[object] = {aten.batch_norm.default}
+_FUSED_ACTIVATIONS: set[object] = {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default}
+MOVES: set[object] = {
+    aten.view.default,
+    aten.reshape.default,
+    aten.flatten.using_ints,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.unsqueeze.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.constant_pad_nd.default,
+    aten.pad.default,
+    aten.max_pool1d.default,
+    aten.max_pool2d.default,
+    aten.dropout.default,
+    aten.dropout_.default,
+}
+
+
+def insert_fake_quantization(module: GraphModule, decisions: Mapping[str, LayerDecision], target: Target) -> None:
+    """Insert fake-quantization for the decided layers, in place; a layer without a decision stays in float."""
+    layers = {node: decisions[name] for node, name in layer_calls(module.graph) if name in decisions}
+    for node, decision in layers.items():
+        if decision.weight is not None:
+            _insert_weight(module, node, decision.weight)
+    for site, scheme in _sites(module.graph, layers, target).items():
+        _insert_activation(module, site, scheme)
+    module.graph.lint()
+    module.recompile()
+
+
+def layer_calls(graph: Graph) -> Iterator[tuple[Node, str]]:
+    """Every call of a layer with a weight parameter, with the layer's name (its weight's, less `.weight`)."""
+    for node in graph.nodes:
+        if node.target in LAYERS and isinstance(node.args[1], Node) and node.args[1].op == "get_attr":
+            yield node, str(node.args[1].target).removesuffix(".weight")
+
+
+def _sites(graph: Graph, layers: Mapping[Node, LayerDecision], target: Target) -> dict[Node, Scheme]:
+    """The values to round and how, in graph order."""
+    marked: dict[Node, Scheme] = {}
+    integer = {node: d.activation for node, d in layers.items() if d.activation is not None}
+    for node in graph.nodes:
+        if node in integer:
+            scheme = integer[node]
+            marked.setdefault(source(node.args[0]), scheme)
+            if LAYERS[node.target] == "convolution" or _feeds_integers(written_value(node), integer, target):
+                marked.setdefault(written_value(node), scheme)
+        elif _family(node) in target.schemes_by_operator:
+            values = [source(value) for value in _tensor_inputs(node)]
+            written = written_value(node)
+            if all(value in marked for value in values) and _feeds_integers(written, integer, target):
+                marked.setdefault(written, marked[values[0]])
+    return marked
+
+
+def source(value: Node) -> Node:
+    """The value that operators which only move data have carried here."""
+    while value.target in MOVES and _pads_with_zero(value):
+        value = value.args[0]  # type: ignore[assignment]
+    return value
+
+
+def written_value(node: Node) -> Node:
+    """Where a kernel's result is final: after the batch norm and activation that only it feeds."""
+    node = _only_user(node, _NORMS) or node
+    return _only_user(node, _FUSED_ACTIVATIONS) or node
+
+
+def _only_user(node: Node, targets: set[object]) -> Node | None:
+    user = next(iter(node.users), None)
+    return user if len(node.users) == 1 and user is not None and user.target in targets else None
+
+
+def _feeds_integers(value: Node, integer: Mapping[Node, Scheme], target: Target) -> bool:
+    """Whether some reader of `value`, behind moves, is an integer layer or a join that the target runs in integers."""
+    for user in value.users:
+        if user in integer or _family(user) in target.schemes_by_operator:
+            return True
+        if user.target in MOVES and _feeds_integers(user, integer, target):
+            return True
+    return False
+
+
+def _family(node: Node) -> str | None:
+    family = _JOINS.get(node.target)  # type: ignore[arg-type]
+    if family == "add" and not (len(_tensor_inputs(node)) == 2 and node.kwargs.get("alpha", 1) == 1):
+        return None
+    if family == "mean" and not averages_whole_map(node):
+        return None
+    if family == "average_pool" and averages_whole_map(node):
+        return "mean"
+    return family
+
+
+def averages_whole_map(node: Node) -> bool:
+    """Whether a pooling or mean node averages each [batch, channel] map to one value."""
+    shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
+    if len(shape) != 4:
+        return False
+    if node.target == aten.mean.dim:
+        return sorted(dim % 4 for dim in node.args[1]) == [2, 3]  # type: ignore[union-attr, operator]
+    window = list(node.args[1])  # type: ignore[arg-type]
+    if node.target == aten.adaptive_avg_pool2d.default:
+        return window == [1, 1]
+    padding = node.args[3] if len(node.args) > 3 else [0, 0]
+    return window == [int(shape[2]), int(shape[3])] and not any(padding)  # type: ignore[arg-type]
+
+
+def _pads_with_zero(node: Node) -> bool:
+    if node.target == aten.pad.default:
+        mode = node.args[2] if len(node.args) > 2 else "constant"
+        return mode == "constant" and not (node.args[3] if len(node.args) > 3 else 0)
+    return node.target != aten.constant_pad_nd.default or not (node.args[2] if len(node.args) > 2 else 0)
+
+
+def _tensor_inputs(node: Node) -> list[Node]:
+    first = node.args[0]
+    values = list(first) if isinstance(first, (list, tuple)) else [*node.args[:2]]
+    return [v for v in values if isinstance(v, Node) and isinstance(v.meta.get("val"), torch.Tensor)]
+
+
+def _insert_weight(module: GraphModule, node: Node, scheme: Scheme) -> None:
+    weight = node.args[1]
+    assert isinstance(weight, Node)
+    name = f"fake_quantize.{weight.name}"
+    if name not in dict(module.named_modules()):
+        parameter = module.get_parameter(str(weight.target))
+        module.add_submodule(name, WeightFakeQuantize(GRIDS.load(scheme.grid)(scheme.bits), parameter))
+        with module.graph.inserting_after(weight):
+            rounded = module.graph.call_module(name, (weight,))
+        rounded.meta = described(weight)
+    else:
+        rounded = next(user for user in weight.users if user.target == name)
+    node.update_arg(1, rounded)
+
+
+def _insert_activation(module: GraphModule, site: Node, scheme: Scheme) -> None:
+    name = f"fake_quantize.{site.name}"
+    module.add_submodule(name, ActivationFakeQuantize(GRIDS.load(scheme.grid)(scheme.bits), where=site.name))
+    with module.graph.inserting_after(site):
+        rounded = module.graph.call_module(name, (site,))
+    rounded.meta = described(site)
+    site.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
+
+
+def described(node: Node) -> dict[str, object]:
+    """What a new node that gives the same value says of itself: shape, and place in the user's code."""
+    return {key: node.meta[key] for key in ("val", "stack_trace") if key in node.meta}

@@ -1,0 +1,24 @@
+"""What a plan has changed, adjusted from data alone: batch-norm statistics and activation ranges. No training."""
+
+from collections.abc import Sequence
+
+from trimtab.graph import Network
+from trimtab.quant import ActivationFakeQuantize, calibrate
+from trimtab.recover.batchnorm import reestimate_batchnorm
+from trimtab.tasks.task import Inputs
+
+
+def settle(network: Network, batches: Sequence[Inputs], *, structure_changed: bool) -> Network:
+    """A copy of `network` with calibrated ranges; batch norm is re-estimated first where channels are gone.
+
+    Raises: TaskError without batches, NumericsError when a statistic is not finite.
+    """
+    settled = network.clone()
+    settled.eval()
+    if structure_changed:
+        for module in settled.module.modules():
+            if isinstance(module, ActivationFakeQuantize):
+                module.observe()
+        settled = reestimate_batchnorm(settled, batches)
+    calibrate(settled.module, batches)
+    return settled

@@ -1,0 +1,61 @@
+"""`report.html`: the whole answer on one page that needs no network and no other file."""
+
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from trimtab.plan import Record, Result
+from trimtab.report import frontier, numbers, summary
+from trimtab.run import atomic_write
+
+
+class LayerRow(Record):
+    """One layer as it came out. Bits are 32 where a side stays in float; `bytes` is its weight's share of the file."""
+
+    name: str
+    operator: str
+    width_before: int
+    width_after: int
+    weight_bits: int
+    activation_bits: int
+    bytes: int
+    kernel: Literal["integer", "float"]
+
+
+class ReportDetails(Record):
+    """What the page shows beside the Result: the layers, and the command that does it all again."""
+
+    layers: tuple[LayerRow, ...]
+    command: str
+
+
+def render_report(result: Result, details: ReportDetails) -> str:
+    """The page, as text."""
+    environment = Environment(
+        loader=PackageLoader("trimtab", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    stages = [(name, spent) for name, spent in result.seconds.items() if name != "total"]
+    return environment.get_template("template.html").render(
+        result=result,
+        details=details,
+        limits=summary.limit_rows(result),
+        quantities=summary.quantity_rows(result),
+        interval=summary.interval(result),
+        conditions=summary.conditions(result.compressed),
+        chart=frontier.chart(result),
+        stages=stages,
+        total=result.seconds.get("total", sum(spent for _, spent in stages)),
+        widest=max((layer.width_before for layer in details.layers), default=1),
+        heaviest=max((layer.bytes for layer in details.layers), default=1),
+        numbers=numbers,
+    )
+
+
+def write_report(result: Result, details: ReportDetails, path: str | Path) -> Path:
+    """Write the page, in place of an older one, and return its path."""
+    return atomic_write(Path(path), render_report(result, details))

@@ -1,0 +1,107 @@
+"""From a profile and a budget to a plan."""
+
+from collections.abc import Mapping, Sequence
+
+from trimtab.errors import ConfigError
+from trimtab.plan import Budget, GroupDecision, LayerDecision, Plan
+from trimtab.search.allocate import Cost, allocate, cheapest
+from trimtab.search.costs import Costs
+from trimtab.search.profile import Profile
+
+COST_QUANTITIES = ("size", "latency", "macs", "bops")
+"""What the search can predict. Drop and memory are measured on the result."""
+
+
+def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | None = None) -> Plan | None:
+    """The plan with the least predicted loss within all cost limits of `budget`; None when no option is small enough.
+
+    `tighten` multiplies the bound of a quantity, by what an earlier round has learnt about its prediction.
+    """
+    costs = all_costs(profile)
+    limits = []
+    for limit in budget.limits:
+        if limit.quantity in COST_QUANTITIES:
+            if limit.quantity not in costs:
+                raise ConfigError(f"budget: {limit.quantity} was not profiled; profile again with this budget")
+            bound = limit.bound(profile.baseline[limit.quantity]) * (tighten or {}).get(limit.quantity, 1.0)
+            limits.append((costs[limit.quantity], bound))
+    choice = allocate(costs["loss"], limits, [len(unit.options) for unit in profile.units])
+    return None if choice is None else plan_of(profile, choice)
+
+
+def widest_plan(profile: Profile) -> Plan:
+    """Nothing removed, everything stored as the target's integer kernels want it."""
+    choice = []
+    for unit in profile.units:
+        offered = enumerate(unit.options)
+        choice.append(max(offered, key=lambda pair: (pair[1].kept, pair[1].weight is not None))[0])
+    return plan_of(profile, choice)
+
+
+def anchored(profile: Profile, plan: Plan, measured: Mapping[str, float]) -> Profile:
+    """The profile with predictions of size and latency set right on one artifact that was really written and timed."""
+    expected = predicted(profile, plan)
+    update = {"overhead_bytes": profile.overhead_bytes + measured["size"] - expected["size"]}
+    if "latency" in measured and expected.get("latency"):
+        update["latency_scale"] = profile.latency_scale * measured["latency"] / expected["latency"]
+    return profile.model_copy(update=update)
+
+
+def smallest(profile: Profile, quantity: str) -> float:
+    """The least of one quantity that any plan reaches."""
+    cost = all_costs(profile)[quantity]
+    return cost.at(cheapest(cost, [len(unit.options) for unit in profile.units]))
+
+
+def predicted(profile: Profile, plan: Plan) -> dict[str, float]:
+    """Predicted loss and costs of a plan whose choices are on offer in the profile."""
+    choice = _choice_of(profile, plan)
+    return {quantity: cost.at(choice) for quantity, cost in all_costs(profile).items()}
+
+
+def all_costs(profile: Profile) -> dict[str, Cost]:
+    """Loss and every profiled quantity as costs over the options, in absolute units."""
+    costs = Costs(profile.units, profile.layers)
+    size = costs.size()
+    size.constant += profile.overhead_bytes
+    found = {"loss": costs.loss(), "size": size, "macs": costs.macs(), "bops": costs.bops()}
+    if profile.latency_table:
+        latency = costs.latency(profile.latency_table)
+        found["latency"] = Cost(
+            constant=profile.latency_scale * latency.constant,
+            tensors={units: profile.latency_scale * tensor for units, tensor in latency.tensors.items()},
+        )
+    return found
+
+
+def plan_of(profile: Profile, choice: Sequence[int]) -> Plan:
+    """The plan that takes option `choice[u]` of every unit."""
+    groups, layers = [], []
+    for unit, taken in zip(profile.units, choice, strict=True):
+        option = unit.options[taken]
+        if unit.group is not None and option.kept < unit.width:
+            groups.append(GroupDecision(group=unit.group, kept=tuple(sorted(unit.order[: option.kept]))))
+        if option.weight is not None:
+            layers += [LayerDecision(layer=n, weight=option.weight, activation=option.activation) for n in unit.layers]
+    return Plan(
+        fingerprint=profile.fingerprint,
+        target=profile.target,
+        seed=profile.seed,
+        groups=tuple(groups),
+        layers=tuple(layers),
+    )
+
+
+def _choice_of(profile: Profile, plan: Plan) -> list[int]:
+    kept = {decision.group: len(decision.kept) for decision in plan.groups}
+    stored = {decision.layer: (decision.weight, decision.activation) for decision in plan.layers}
+    choice = []
+    for unit in profile.units:
+        width = kept.get(unit.group or "", unit.width)
+        schemes = stored.get(unit.layers[0], (None, None)) if unit.layers else (None, None)
+        wanted = (width, *schemes)
+        offered = [(option.kept, option.weight, option.activation) for option in unit.options]
+        if wanted not in offered:
+            raise ConfigError(f"unit {unit.name!r}: width {width} with {schemes[0]} is not an option of this profile")
+        choice.append(offered.index(wanted))
+    return choice

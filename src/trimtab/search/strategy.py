@@ -1,0 +1,114 @@
+"""What to try next: the loop "train, judge, adjust, repeat" as a function of what was tried so far."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from trimtab.plan import Budget, FrontierPoint, Limit, Plan, Record
+
+LADDER = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.22, 0.16, 0.12)
+"""Sizes that are tried to draw the frontier, as fractions of the network with everything in integers."""
+
+_RECOVERS = 6.0
+"""How many times the allowed drop a plan may lose before training and still be worth training."""
+
+
+class Judgement(Record):
+    """A candidate where choices are made: its costs in absolute units, and its drop on the validation split."""
+
+    costs: dict[str, float]
+    drop: float
+
+    def broken(self, budget: Budget, baseline: Mapping[str, float]) -> list[Limit]:
+        """The limits of `budget` that these values break."""
+        values = {**self.costs, "drop": self.drop}
+        known = [limit for limit in budget.limits if limit.quantity in values]
+        return [limit for limit in known if values[limit.quantity] > limit.bound(baseline.get(limit.quantity, 0.0))]
+
+
+class Attempt(Record):
+    """A plan that was carried out, and what came of it. `continues`: the attempt whose trained weights it began from."""
+
+    plan: Plan
+    judgement: Judgement
+    continues: int | None = None
+
+
+class Rung(Record):
+    """A plan of the ladder, judged without training. `fraction` of the all-integer network's size."""
+
+    fraction: float
+    plan: Plan
+    judgement: Judgement
+
+    def as_point(self) -> FrontierPoint:
+        """For the report."""
+        label = "int8" if self.fraction == 1.0 else f"int8 × {self.fraction:.2g}"
+        return FrontierPoint(costs=self.judgement.costs, drop=self.judgement.drop, recovered=False, label=label)
+
+
+class Proposal(Record):
+    """What to try: a plan, from scratch or on the trained weights of an earlier attempt at the same plan."""
+
+    plan: Plan
+    continues: int | None = None
+
+
+def propose(
+    budget: Budget,
+    baseline: Mapping[str, float],
+    rungs: Sequence[Rung],
+    tried: Sequence[Attempt],
+    fitting: Callable[[], Plan | None],
+    *,
+    trains: bool,
+    rounds: int,
+) -> Proposal | None:
+    """The next thing to try; None when the budget is met as well as can be, or there is nothing left to try.
+
+    `fitting` gives the plan of least predicted loss whose artifact keeps all limits but the drop.
+    With limits on costs, that plan is trained, and trained on while the drop is too large. With a limit on the drop
+    alone, the ladder is searched by bisection for the smallest network that keeps it.
+    """
+    if len(tried) >= (rounds if trains else 1):
+        return None
+    if any(limit.quantity != "drop" for limit in budget.limits):
+        if not tried:
+            plan = fitting()
+            return None if plan is None else Proposal(plan=plan)
+        if not tried[-1].judgement.broken(budget, baseline):
+            return None
+        return Proposal(plan=tried[-1].plan, continues=len(tried) - 1)
+    return _bisect(budget.limits[0].at_most, rungs, tried, trains=trains)
+
+
+def _bisect(allowed: float, rungs: Sequence[Rung], tried: Sequence[Attempt], *, trains: bool) -> Proposal | None:
+    """The next rung between the smallest that kept the drop and the largest that did not."""
+    worth = allowed * (_RECOVERS if trains else 1.0)
+    places = {rung.plan: i for i, rung in enumerate(rungs)}
+    kept = [places[a.plan] for a in tried if a.judgement.drop <= allowed]
+    lost = [places[a.plan] for a in tried if a.judgement.drop > allowed]
+    low, high = max(kept, default=-1), min(lost, default=len(rungs))
+    if not tried:
+        promising = [i for i, rung in enumerate(rungs) if rung.judgement.drop <= worth]
+        start = max(promising, default=0)
+    else:
+        start = low + 1 if high == len(rungs) else (low + high) // 2
+    return Proposal(plan=rungs[start].plan) if low < start < high else None
+
+
+def best_of(budget: Budget, baseline: Mapping[str, float], tried: Sequence[Attempt]) -> int:
+    """The attempt to deliver: fewest limits broken, then the smallest drop beyond its limit, then the smallest file."""
+    drop = budget.limit("drop")
+    allowed = drop.at_most if drop is not None else float("-inf")
+
+    def rank(attempt: Attempt) -> tuple[float, ...]:
+        judged = attempt.judgement
+        return len(judged.broken(budget, baseline)), max(0.0, judged.drop - allowed), judged.costs["size"], judged.drop
+
+    return min(range(len(tried)), key=lambda i: rank(tried[i]))
+
+
+def nearest_rung(budget: Budget, baseline: Mapping[str, float], rungs: Sequence[Rung]) -> Rung:
+    """What to deliver when no plan keeps the cost limits: the smallest rung that keeps the drop, else the least drop."""
+    drop = budget.limit("drop")
+    keeping = [rung for rung in rungs if drop is None or rung.judgement.drop <= drop.at_most]
+    return keeping[-1] if keeping else min(rungs, key=lambda rung: rung.judgement.drop)

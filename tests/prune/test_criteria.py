@@ -1,0 +1,139 @@
+"""Criteria against loops over single weights, and against really leaving a unit out."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trimtab.errors import ConfigError, NumericsError
+from trimtab.graph import capture
+from trimtab.prune import CRITERIA
+from trimtab.prune.criteria.magnitude import Magnitude
+from trimtab.prune.criteria.taylor import Taylor
+from trimtab.stats import Stats, collect
+
+
+class Net(nn.Module):
+    """A residual stream with two producers and three readers, an inner group, and a flatten before the head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn0 = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.inner, self.bn1 = nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5)
+        self.outer, self.bn2 = nn.Conv2d(5, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.stem(x)))
+        x = x + self.bn2(self.outer(F.relu(self.bn1(self.inner(x)))))
+        return self.head(F.max_pool2d(F.relu(x), 2).flatten(1))
+
+
+def make_network():
+    model = Net().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn_like(tensor))
+            module.running_var.uniform_(0.5, 2)
+    return capture(model, torch.randn(5, 2, 4, 4))
+
+
+def make_batches(number=3):
+    return [(torch.randn(7, 2, 4, 4), torch.randint(3, (7,))) for _ in range(number)]
+
+
+def test_magnitude_is_the_norm_of_what_makes_a_unit():
+    network = make_network()
+    parameters = dict(network.named_parameters())
+    for group in network.groups:
+        squares = [0.0] * group.width
+        for member in (m for m in group.members if m.role == "out"):
+            for position, unit in enumerate(network.units(group, member).tolist()):
+                for value in parameters[member.parameter].select(member.dim, position).flatten().tolist():
+                    squares[unit] += value**2 if unit >= 0 else 0
+        mean = sum(map(math.sqrt, squares)) / group.width
+        scores = Magnitude()(network, group, Stats())
+        assert scores.group == group.name
+        assert scores.values.tolist() == pytest.approx([math.sqrt(s) / mean for s in squares])
+
+
+def test_magnitude_does_not_see_a_layers_scale_but_its_weak_unit():
+    network = make_network()
+    weights = dict(network.named_parameters())
+    group = network.group("inner")
+    before = Magnitude()(network, group, Stats()).values
+    with torch.no_grad():
+        weights["inner.weight"].mul_(1e3)
+    torch.testing.assert_close(Magnitude()(network, group, Stats()).values, before)
+    with torch.no_grad():
+        weights["inner.weight"][3] *= 1e-3
+    assert Magnitude()(network, group, Stats()).values.argmin() == 3
+    with torch.no_grad():
+        weights["inner.weight"].zero_()
+    assert Magnitude()(network, group, Stats()).values.tolist() == [0.0] * 5
+
+
+def test_taylor_is_the_mean_size_of_the_batches_contributions():
+    network, batches = make_network(), make_batches(4)
+    stats = collect(network, batches, F.cross_entropy, Taylor.needs)
+    parameters = dict(network.named_parameters())
+    network.eval()
+    for group in network.groups:
+        expected = [0.0] * group.width
+        for x, y in batches:
+            loss = F.cross_entropy(network(x), y)
+            gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+            totals = [0.0] * group.width
+            for member in (m for m in group.members if m.role == "in"):
+                products = (parameters[member.parameter] * gradients[member.parameter]).detach()
+                for position, unit in enumerate(network.units(group, member).tolist()):
+                    totals[unit] += products.select(member.dim, position).sum().item() if unit >= 0 else 0
+            expected = [e + abs(t) / len(batches) for e, t in zip(expected, totals, strict=True)]
+        values = Taylor()(network, group, stats).values
+        assert values.tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_taylor_foresees_the_loss_without_a_unit():
+    """For a unit whose readers are tiny the loss is linear in it, and the estimate must be right in size."""
+    network, batches = make_network(), make_batches(1)
+    weights = dict(network.named_parameters())
+    with torch.no_grad():
+        weights["outer.weight"][:, 2] *= 1e-3
+    group = network.group("inner")
+    estimate = Taylor()(network, group, collect(network, batches, F.cross_entropy, Taylor.needs)).values[2].item()
+    with torch.no_grad():
+        (x, y), full = batches[0], network.clone()
+        full.eval()
+        with_unit = F.cross_entropy(full(x), y).item()
+        dict(full.named_parameters())["outer.weight"][:, 2] = 0
+        without = F.cross_entropy(full(x), y).item()
+    assert estimate == pytest.approx(abs(without - with_unit), rel=0.05, abs=1e-6)
+
+
+def test_every_registered_criterion_keeps_the_contract():
+    network, batches = make_network(), make_batches()
+    for name in CRITERIA:
+        criterion = CRITERIA.load(name)()
+        stats = collect(network, batches, F.cross_entropy, criterion.needs)
+        for group in network.groups:
+            scores = criterion(network, group, stats)
+            assert scores.group == group.name
+            assert scores.values.shape == (group.width,)
+            assert scores.values.dtype == torch.float64
+            assert bool((scores.values >= 0).all())
+            assert torch.equal(scores.values, criterion(network, group, stats).values)
+
+
+def test_bad_input_is_named():
+    network = make_network()
+    with pytest.raises(ConfigError, match="inner: 'taylor' needs the statistic 'gradient'"):
+        Taylor()(network, network.group("inner"), Stats())
+    with torch.no_grad():
+        dict(network.named_parameters())["inner.weight"][1, 0] = float("nan")
+    with pytest.raises(NumericsError, match="inner: the score of unit"):
+        Magnitude()(network, network.group("inner"), Stats())
+    with pytest.raises(ConfigError, match="unknown criterion 'taylr'; known: magnitude, taylor"):
+        CRITERIA.load("taylr")

@@ -1,1 +1,29 @@
-"""Make a trained network small and fast for the machine it will run on."""
+"""Make a trained PyTorch network small and fast for the machine it will run on, and prove it. `import trimtab as tt`."""
+
+from trimtab.apply import apply as apply
+from trimtab.compress import compress as compress
+from trimtab.errors import TrimtabError as TrimtabError
+from trimtab.graph import Network as Network
+from trimtab.graph import capture as capture
+from trimtab.graph import verify as verify
+from trimtab.job import Options as Options
+from trimtab.lower import Artifact as Artifact
+from trimtab.lower import lower as lower
+from trimtab.lower import prove as prove
+from trimtab.lower import target as target
+from trimtab.measure import measure as measure
+from trimtab.plan import Budget as Budget
+from trimtab.plan import GroupDecision as GroupDecision
+from trimtab.plan import LayerDecision as LayerDecision
+from trimtab.plan import Plan as Plan
+from trimtab.plan import Proof as Proof
+from trimtab.plan import Result as Result
+from trimtab.plan import Scheme as Scheme
+from trimtab.plan import Target as Target
+from trimtab.recover import recover as recover
+from trimtab.recover import settle as settle
+from trimtab.report import write_report as report
+from trimtab.search import build_profile as profile
+from trimtab.search import search as search
+from trimtab.tasks import Task as Task
+from trimtab.tasks import load_task as load_task

@@ -166,10 +166,10 @@ def test_group_widths_survive_in_terms_and_units(name: str) -> None:
     kept = {group.name: some(group.width) for group in network.groups}
     small = cut(network, kept)
     for group in network.groups:
+        alone = cut(network, {group.name: kept[group.name]})
         for member in group.members:
             units = network.units(group, member)
             keeps = torch.isin(units, torch.tensor([-1, *kept[group.name]]))
-            alone = cut(network, {group.name: kept[group.name]})
-            tensor = dict(alone.module.state_dict())[member.parameter]
+            tensor = alone.state_dict()[member.parameter]
             assert tensor.shape[member.dim] == int(keeps.sum())
     assert sum(g.width for g in small.groups) <= sum(len(k) for k in kept.values())

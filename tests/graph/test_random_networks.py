@@ -10,29 +10,13 @@ from torch import Tensor, nn
 
 from trimtab.graph import capture, cut, verify
 
+# fmt: off
 MOVES = [
-    "conv",
-    "conv",
-    "grouped",
-    "depthwise",
-    "norm",
-    "act",
-    "scale",
-    "residual",
-    "concat",
-    "split",
-    "slice",
-    "pad",
-    "shuffle",
-    "gate",
-    "pool",
-    "shared",
-    "input",
-    "mean_gate",
-    "select",
-    "stack",
-    "expand",
+    "conv", "conv", "grouped", "depthwise", "norm", "act", "scale", "residual", "concat",
+    "split", "slice", "pad", "shuffle", "gate", "pool", "shared", "input", "mean_gate",
+    "select", "stack", "expand",
 ]
+# fmt: on
 
 
 class RandomNet(nn.Module):

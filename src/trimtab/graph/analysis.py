@@ -50,14 +50,15 @@ class Analysis:
     """What is known about a graph's axes.
 
     `tensors` maps the identity of a parameter or buffer to its dimensions, `names` to its first name; `cuttable` holds
-    the atoms that a layer produces and nothing freezes; `inexact` says for some of them why no cut equals the mask.
+    the atoms that a layer produces and nothing freezes; `produced` lists, in graph
+    order, the dimensions that layers produce; `inexact` says for some of them why no cut equals the mask.
     """
 
     tensors: dict[int, tuple[Dim, ...]]
     names: dict[int, str]
     roles: dict[Origin, str]
     cuttable: set[Axis]
-    produced: set[Axis]
+    produced: list[tuple[Dim, Origin | None]]
     inexact: dict[Axis, Freeze]
     buffers: set[int]
     fixes: list[tuple[Node, Fix]]
@@ -179,14 +180,14 @@ class _Walk:
                 freeze((atom,), why)
         tensors = {key: value.dims for key, value in self.tensors.items()}
         self._freeze_squares(tensors.values())
-        produced = {atom for dim in self.facts.produced for atom in leaves(dim)}
+        produced = {atom for dim, _ in self.facts.produced for atom in leaves(dim)}
         held = {atom for dims in tensors.values() for dim in dims for atom in leaves(dim)}
         return Analysis(
             tensors=tensors,
             names=self.names,
             roles=self.facts.roles,
             cuttable={atom for atom in produced & held if atom.frozen is None and atom.size > 1},
-            produced=produced & held,
+            produced=self.facts.produced,
             inexact=self._inexact(),
             buffers=self.buffers,
             fixes=self.facts.fixes,

@@ -2,12 +2,13 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
@@ -35,8 +36,16 @@ def capture(model: nn.Module, example: Inputs) -> Network:
     with eval_for_a_moment(model):
         program = _export(model, inputs)
     module = copy_module(program.module(check_guards=False))
+    _drop_assertions(module)
     mark_switches(module)
     return Network(module, inputs)
+
+
+def _drop_assertions(module: fx.GraphModule) -> None:
+    """Remove the assertions on dtypes that export adds before casts: a network may be cast as a whole."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        module.graph.erase_node(node)
+    module.recompile()
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -81,6 +90,7 @@ def eval_for_a_moment(model: nn.Module) -> Iterator[None]:
     """Every submodule in eval mode; afterwards flags, attributes and the random state are what they were."""
     saved = [(module, dict(vars(module))) for module in model.modules()]
     inner = [(vars(module)[name], dict(vars(module)[name])) for module, _ in saved for name in _TABLES]
+    lists = [(value, list(value)) for _, attrs in saved for value in attrs.values() if isinstance(value, list)]
     try:
         for module, _ in saved:
             module.training = False
@@ -93,6 +103,8 @@ def eval_for_a_moment(model: nn.Module) -> Iterator[None]:
         for table, entries in inner:
             table.clear()
             table.update(entries)
+        for values, items in lists:
+            values[:] = items
 
 
 _TABLES = ("_parameters", "_buffers", "_modules")
@@ -107,7 +119,7 @@ def _export(model: nn.Module, inputs: Inputs) -> ExportedProgram:
 
 def _run_export(model: nn.Module, inputs: Inputs, batch: Any) -> ExportedProgram:
     args, kwargs = as_call(inputs)
-    shapes = ShapesCollection()
+    shapes: Any = ShapesCollection()
     for leaf in pytree.tree_leaves(inputs):
         shapes[leaf] = {0: batch}
     with _quiet():
@@ -123,11 +135,13 @@ def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs whole graphs when it fails; the error's message says what is needed."""
+    """torch.export logs whole graphs when it fails, and warns of its own doings; an error says what is needed."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
 
@@ -166,5 +180,5 @@ def _where_specialized(model: nn.Module, inputs: Inputs) -> str | None:
             return of_error(error)
     for a, b in zip(graphs[0].nodes, graphs[1].nodes, strict=False):
         if (a.target, str(a.args), str(a.kwargs)) != (b.target, str(b.args), str(b.kwargs)):
-            return of_node(a)
+            return of_node(b if a.op == "output" else a)
     return None

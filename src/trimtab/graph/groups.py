@@ -85,17 +85,15 @@ def _suffixes(dim: Dim, offset: int = 0, inside: bool = False) -> Iterator[tuple
 def find_groups(analysis: Analysis) -> tuple[tuple[ChannelGroup, ...], tuple[Frozen, ...]]:
     """The groups and the frozen axes, in the order of the layers that produce them."""
     found = places(analysis)
-    taken: set[str] = set()
-    groups, frozen = [], []
-    for atom, spots in found.items():
-        if atom not in analysis.produced:
-            continue
-        name = _name(analysis, spots, taken)
-        taken.add(name)
-        if atom in analysis.cuttable:
-            groups.append(_group(analysis, atom, name, spots))
-        elif atom.frozen is not None:
-            frozen.append(_frozen(atom, name, atom.frozen))
+    names: dict[Axis, str] = {}
+    for dim, origin in analysis.produced:
+        for atom, suffix in _suffixes(dim):
+            if atom in names or atom not in found:
+                continue
+            spot = Place(*origin, suffix) if origin is not None else found[atom][0]
+            names[atom] = _name(analysis, spot, set(names.values()))
+    groups = (_group(analysis, atom, name, found[atom]) for atom, name in names.items() if atom in analysis.cuttable)
+    frozen = (_frozen(atom, name, atom.frozen) for atom, name in names.items() if atom.frozen is not None)
     return tuple(groups), tuple(frozen)
 
 
@@ -103,15 +101,16 @@ def _frozen(atom: Axis, name: str, why: Freeze) -> Frozen:
     return Frozen(name=name, width=atom.size, operator=why.operator, reason=why.reason, source=why.source)
 
 
-def _name(analysis: Analysis, spots: list[Place], taken: set[str]) -> str:
-    """The first producing layer's name and the suffix there."""
-    spot = next((s for s in spots if analysis.roles.get((s.key, s.dim)) == "out"), spots[0])
+def _name(analysis: Analysis, spot: Place, taken: set[str]) -> str:
+    """The producing layer's name and the suffix there."""
     name = analysis.names[spot.key].removesuffix(".weight") + spot.suffix
     return name if name not in taken else f"{name}@{spot.dim}"
 
 
 def _group(analysis: Analysis, atom: Axis, name: str, spots: list[Place]) -> ChannelGroup:
-    keys = dict.fromkeys((spot.key, spot.dim) for spot in spots)
+    keys = sorted(
+        dict.fromkeys((spot.key, spot.dim) for spot in spots), key=lambda key: analysis.roles.get(key) != "out"
+    )
     members = tuple(
         ParamDim(parameter=analysis.names[key], dim=dim, role=_role(analysis, key, dim)) for key, dim in keys
     )

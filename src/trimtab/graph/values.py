@@ -64,7 +64,7 @@ class Facts:
 
     values: dict[Node, Any] = field(default_factory=dict)
     fixes: list[tuple[Node, Fix]] = field(default_factory=list)
-    produced: list[Dim] = field(default_factory=list)
+    produced: list[tuple[Dim, Origin | None]] = field(default_factory=list)
     roles: dict[Origin, str] = field(default_factory=dict)
     sums: list[tuple[Dim, tuple[frozenset[Axis], ...], Freeze]] = field(default_factory=list)
     divisors: list[tuple[Value, Freeze]] = field(default_factory=list)
@@ -164,7 +164,7 @@ class Call:
         """State that a constant tensor makes new channels along `dim`: they may be cut."""
         if value.const:
             self.role(value, dim, "out")
-            self.facts.produced.append(value.dims[dim])
+            self.facts.produced.append((value.dims[dim], value.origin[dim] if value.origin else None))
 
     def contract(self, dim: Dim, factors: Sequence[Value], reason: str) -> None:
         """State that products of `factors` are summed along `dim`: one must vanish at what is removed, else inexact."""

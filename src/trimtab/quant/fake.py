@@ -37,16 +37,20 @@ class ActivationFakeQuantize(nn.Module):
             self.low = torch.minimum(self.low, x.amin().float())
             self.high = torch.maximum(self.high, x.amax().float())
             return x
-        if not self._fitted:
-            self._check_fitted()
         return torch._fake_quantize_learnable_per_tensor_affine(
             x,
-            self.scale.clamp(min=_SMALLEST_SCALE),
+            self.step(),
             self.zero_point,
             self.grid.low,
             self.grid.high,
             (x.numel() * self.grid.high) ** -0.5,
         )
+
+    def step(self) -> Tensor:
+        """The scale as it is used, positive. Raises: NumericsError while the range is not known."""
+        if not self._fitted:
+            self._check_fitted()
+        return self.scale.clamp(min=_SMALLEST_SCALE)
 
     def observe(self) -> None:
         """Pass values through unrounded and keep their range, until `fit`."""
@@ -93,7 +97,7 @@ class WeightFakeQuantize(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         return torch._fake_quantize_learnable_per_channel_affine(
             weight,
-            self.scale.clamp(min=_SMALLEST_SCALE),
+            self.step(),
             self.zero_point,
             0,
             self.grid.low,
@@ -101,7 +105,11 @@ class WeightFakeQuantize(nn.Module):
             (weight[0].numel() * self.grid.high) ** -0.5,
         )
 
+    def step(self) -> Tensor:
+        """The scales as they are used, positive."""
+        return self.scale.clamp(min=_SMALLEST_SCALE)
+
     def codes(self, weight: Tensor) -> Tensor:
         """Integer codes of `weight`, in its shape, as float."""
-        scale = self.scale.detach().clamp(min=_SMALLEST_SCALE)
-        return self.grid.encode(weight.detach().float().flatten(1), scale, self.zero_point).view_as(weight)
+        rows = weight.detach().float().flatten(1)
+        return self.grid.encode(rows, self.step().detach(), self.zero_point).view_as(weight)

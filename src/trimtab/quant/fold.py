@@ -4,6 +4,8 @@ The folded graph has `trimtab.quantize` / `trimtab.dequantize` where fake-quanti
 it in integers (`integer.py`) and lowering it (`lower/`) are three readings of the same graph.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -12,11 +14,20 @@ from trimtab.graph.copying import copy_module
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
-from trimtab.quant.placement import averages_whole_map, described, source
+from trimtab.quant.placement import (
+    ADAPTIVE_POOLS,
+    FUSED_ACTIVATIONS,
+    averages_whole_map,
+    described,
+    norm_of,
+    only_user,
+    source,
+)
 
 aten = torch.ops.aten
 
 _LARGEST_BIAS_CODE = 2.0**30
+_SMALLEST_STEP = 1e-30  # of the accumulator: well inside float32
 _VANISHING = {
     aten.dropout.default,
     aten.dropout_.default,
@@ -24,18 +35,21 @@ _VANISHING = {
     aten.clone.default,
     aten.alias.default,
 }
-_POOLS = {aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim}
+_POOLS = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.mean.dim, *ADAPTIVE_POOLS}
 
 
 def fold(module: GraphModule) -> GraphModule:
-    """A folded copy of a fake-quantized graph in eval mode, on the CPU."""
+    """A folded copy of a fake-quantized graph in eval mode, on the CPU. Raises: NumericsError for an unknown range."""
     folded = copy_module(module).cpu()
     graph = folded.graph
+    _erase_dead(folded)
     for node in list(graph.nodes):
         if node.target in _VANISHING:
             node.replace_all_uses_with(node.args[0])
         elif node.target in _POOLS and averages_whole_map(node):
             _canonical_mean(folded, node)
+        elif node.target in ADAPTIVE_POOLS:
+            _canonical_pool(node)
     _erase_dead(folded)
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(folded.get_submodule(node.target), ActivationFakeQuantize):
@@ -43,31 +57,44 @@ def fold(module: GraphModule) -> GraphModule:
     for node in list(graph.nodes):
         if node.target in LAYERS:
             _fold_layer(folded, node)
+    for node in list(graph.nodes):
+        if node.target == aten.linear.default:
+            _flatten_rows(folded, node)
     _erase_dead(folded)
     return folded
 
 
 def _fold_activation(module: GraphModule, node: Node) -> None:
-    """Fake-quantization becomes quantize → dequantize; a ReLU that the clamp at code 0 repeats goes away."""
+    """Fake-quantization becomes quantize → dequantize, and a ReLU or hardtanh before it a clamp of the codes."""
     site = module.get_submodule(str(node.target))
     assert isinstance(site, ActivationFakeQuantize)
     (value,) = node.all_input_nodes
-    zero_point = site.zero_point.detach().squeeze().to(torch.int8 if site.grid.signed else torch.uint8)
-    if (
-        value.target in {aten.relu.default, aten.relu_.default}
-        and len(value.users) == 1
-        and int(zero_point) == site.grid.low
-    ):
+    step = site.step().detach()
+    low, high = site.grid.low, site.grid.high
+    if value.target in FUSED_ACTIVATIONS and len(value.users) == 1:
+        limits = torch.tensor([_limits(value)])
+        low, high = (int(code) for code in site.grid.encode(limits, step, site.zero_point)[0])
         value = value.all_input_nodes[0]
+    zero_point = site.zero_point.detach().squeeze().to(torch.int8 if site.grid.signed else torch.uint8)
     with module.graph.inserting_before(node):
-        scale = _constant(module, f"{node.target}.scale_value", site.scale.detach().squeeze().clone())
+        scale = _constant(module, f"{node.target}.scale_value", step.squeeze().clone())
         zero = _constant(module, f"{node.target}.zero_value", zero_point)
-        codes = module.graph.call_function(QUANTIZE, (value, scale, zero))
-        decoded = module.graph.call_function(DEQUANTIZE, (codes, scale, zero))
-    for new in (codes, decoded):
+        codes = [module.graph.call_function(QUANTIZE, (value, scale, zero))]
+        if (low, high) != (site.grid.low, site.grid.high):
+            codes.append(module.graph.call_function(aten.clamp.default, (codes[0], low, high)))
+        decoded = module.graph.call_function(DEQUANTIZE, (codes[-1], scale, zero))
+    for new in (*codes, decoded):
         new.meta = described(node)
     node.replace_all_uses_with(decoded)
     module.graph.erase_node(node)
+
+
+def _limits(activation: Node) -> tuple[float, float]:
+    """What a ReLU or hardtanh clamps to."""
+    if activation.target in {aten.relu.default, aten.relu_.default}:
+        return 0.0, math.inf
+    low, high = (*activation.args[1:], *(-1.0, 1.0)[len(activation.args) - 1 :])
+    return float(low), float(high)  # type: ignore[arg-type]
 
 
 def _fold_layer(module: GraphModule, node: Node) -> None:
@@ -78,9 +105,9 @@ def _fold_layer(module: GraphModule, node: Node) -> None:
     bias = (
         _values(module, node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.zeros(len(weight))
     )
-    norm = next(iter(node.users)) if len(node.users) == 1 else None
+    norm = norm_of(node)
     gain, shift = torch.ones(len(weight), dtype=torch.float64), bias.double()
-    if norm is not None and norm.target == aten.batch_norm.default:
+    if norm is not None:
         gain, shift = _affine_of_norm(module, norm, shift)
         norm.replace_all_uses_with(node)
     column = (-1,) + (1,) * (weight.dim() - 1)
@@ -90,7 +117,7 @@ def _fold_layer(module: GraphModule, node: Node) -> None:
             new_weight = _constant(module, f"{unique}.weight", (weight * gain.view(column)).float())
         else:
             codes = rounding.codes(weight.float()).double() * torch.where(gain < 0, -1.0, 1.0).view(column)
-            scale = rounding.scale.detach().double() * gain.abs()
+            scale = rounding.step().detach().double() * gain.abs()
             codes, scale, shift = _fit_accumulator(codes, scale, shift, _input_scale(module, node.args[0]))
             new_weight = module.graph.call_function(
                 DEQUANTIZE,
@@ -112,11 +139,10 @@ def _fit_accumulator(
 
     Where a weight scale is so small that the bias would leave the int32 range, the scale grows and the codes shrink.
     """
-    scale = scale.clamp(min=float(torch.finfo(torch.float32).tiny))
     if x_scale is None:
-        return codes, scale, bias
-    least = bias.abs() / (_LARGEST_BIAS_CODE * x_scale)
-    shrink = (scale / least.clamp(min=1e-300)).clamp(max=1.0)
+        return codes, scale.clamp(min=_SMALLEST_STEP), bias
+    least = (bias.abs() / _LARGEST_BIAS_CODE).clamp(min=_SMALLEST_STEP) / x_scale
+    shrink = (scale / least).clamp(max=1.0)
     codes = (codes * shrink.view((-1,) + (1,) * (codes.dim() - 1))).round()
     scale = torch.maximum(scale, least).float().double()
     step = (scale.float() * x_scale).double()
@@ -124,7 +150,7 @@ def _fit_accumulator(
 
 
 def _input_scale(module: GraphModule, value: object) -> float | None:
-    """The scale of the codes that a layer reads, found behind operators that only move them; None when it reads floats."""
+    """The scale of the codes that a layer reads, behind operators that only move them; None when it reads floats."""
     assert isinstance(value, Node)
     value = source(value)
     if value.target != DEQUANTIZE:
@@ -142,12 +168,13 @@ def _affine_of_norm(module: GraphModule, norm: Node, bias: Tensor) -> tuple[Tens
 
 
 def _canonical_mean(module: GraphModule, node: Node) -> None:
-    """Global average pooling in one form: mean over (2, 3) that keeps its dimensions, rounded there if it is rounded."""
+    """Global average pooling in one form: a mean that keeps its dimensions, rounded there if it is rounded."""
+    rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
     keeps = node.target != aten.mean.dim or (len(node.args) > 2 and bool(node.args[2]))
     last = next(iter(node.users))
     rounded = len(node.users) == 1 and last.op == "call_module"
     with module.graph.inserting_before(node):
-        mean = module.graph.call_function(aten.mean.dim, (node.args[0], [2, 3], True))
+        mean = module.graph.call_function(aten.mean.dim, (node.args[0], list(range(2, rank)), True))
         mean.meta = described(node)
         result = module.graph.call_module(str(last.target), (mean,)) if rounded else mean
         result.meta = described(node)
@@ -155,6 +182,37 @@ def _canonical_mean(module: GraphModule, node: Node) -> None:
             result = module.graph.call_function(aten.flatten.using_ints, (result, 1))
             result.meta = described(node)
     (last if rounded else node).replace_all_uses_with(result)
+
+
+def _canonical_pool(node: Node) -> None:
+    """Adaptive average pooling whose windows are all alike is plain average pooling."""
+    before, after = (list(value.meta["val"].shape[2:]) for value in (node.args[0], node))  # type: ignore[union-attr]
+    if any(large % small for large, small in zip(before, after, strict=True)):
+        return
+    window = [large // small for large, small in zip(before, after, strict=True)]
+    node.target = aten.avg_pool1d.default if len(window) == 1 else aten.avg_pool2d.default
+    node.args = (node.args[0], window, window)
+
+
+def _flatten_rows(module: GraphModule, node: Node) -> None:
+    """An integer linear layer over more than two dimensions reads and writes a matrix: runtimes have no other kernel."""
+    weight, shape = node.args[1], node.meta["val"].shape
+    if len(shape) == 2 or not isinstance(weight, Node) or weight.target != DEQUANTIZE:
+        return
+    last = node
+    while last.target != QUANTIZE:
+        following = only_user(last, {*FUSED_ACTIVATIONS, QUANTIZE})
+        if following is None:
+            break
+        last = following
+    with module.graph.inserting_before(node):
+        width = module.get_buffer(str(weight.args[0].target)).shape[1]  # type: ignore[union-attr]
+        node.update_arg(0, module.graph.call_function(aten.reshape.default, (node.args[0], [-1, width])))
+    with module.graph.inserting_after(last):
+        sizes = [-1, *(int(size) for size in shape[1:])]
+        restored = module.graph.call_function(aten.reshape.default, (last, sizes))
+    restored.meta = described(last)
+    last.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)
 
 
 def _weight_source(module: GraphModule, value: object) -> tuple[WeightFakeQuantize | None, Node]:

@@ -2,22 +2,30 @@
 
 A value is a tensor, or `Codes`, or what a kernel has not yet written (`Pending`): that becomes codes where the graph
 quantizes it and floats anywhere else. Sums of products are exact, because integers below 2^24 (float32) or 2^53
-(float64) are. The formulas were found by comparison with ONNX Runtime's kernels and are tested row for row against them.
+(float64) are. The formulas are those of ONNX Runtime's kernels and are tested row for row against them; an operator
+that stays in float there is computed by torch here, and agrees to float32 rounding.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
+from torch.utils import _pytree as pytree
 
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
-from trimtab.quant.placement import MOVES
+from trimtab.quant.placement import MOVES, pads_with_zero
 
 aten = torch.ops.aten
+
+_ADDITIONS: set[object] = {aten.add.Tensor, aten.add_.Tensor}
+_AVERAGE_POOLS: set[object] = {aten.avg_pool1d.default, aten.avg_pool2d.default}
+_PADS: set[object] = {aten.pad.default, aten.constant_pad_nd.default}
 
 
 @dataclass(frozen=True)
@@ -39,23 +47,25 @@ class Codes:
 
 @dataclass(frozen=True)
 class Pending:
-    """A kernel's result before it is written: `write(scale, zero_point)` gives its codes before clamping, `read()` its floats."""
+    """A kernel's result before it is written: `write(scale, zero_point)` gives codes before clamping, `read()` floats."""
 
     write: Callable[[Tensor, Tensor], Tensor]
     read: Callable[[], Tensor]
 
 
 class IntegerSimulation(Interpreter):
-    """Runs a folded graph in integers wherever the runtime does. `IntegerSimulation(folded).run(*inputs)`."""
+    """Runs a folded graph in integers wherever the runtime does: `IntegerSimulation(folded)(*inputs)`."""
 
     def __init__(self, folded: GraphModule) -> None:
         super().__init__(folded)
-        self._weights: dict[Node, Tensor] = {}
+        self._names = [node.target for node in folded.graph.nodes if node.op == "placeholder"]
 
     @torch.no_grad()
-    def __call__(self, *inputs: Any) -> Any:
-        """Outputs for flat or structured `inputs`, as the folded module itself would give them."""
-        return self.run(*inputs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the folded module itself would give for these inputs: by position, or all by keyword."""
+        leaves = [kwargs[str(name)] for name in self._names] if kwargs else pytree.tree_leaves(args)
+        outputs = self.run(*leaves, enable_io_processing=False)
+        return self.module.graph.process_outputs(outputs)  # type: ignore[union-attr, operator]
 
     def run_node(self, n: Node) -> Any:
         """One node, on codes where there are any."""
@@ -63,29 +73,42 @@ class IntegerSimulation(Interpreter):
             return torch.fx.node.map_arg(n.args[0], lambda node: _floats(self.env[node]))
         if n.op != "call_function":
             return super().run_node(n)
-        args = self.fetch_args_kwargs_from_env(n)[0]
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.target == QUANTIZE:
             return _quantize(*args)
         if n.target == DEQUANTIZE:
             codes = args[0].codes if isinstance(args[0], Codes) else args[0].float()
             return Codes(codes, args[1], args[2].float())
-        if n.target in LAYERS and isinstance(args[0], Codes) and isinstance(args[1], Codes):
-            return self._layer(n, *args)
-        if n.target in (aten.add.Tensor, aten.add_.Tensor) and all(isinstance(a, Codes) for a in args[:2]):
-            return _add(*args[:2])
-        if n.target in (aten.mean.dim, aten.avg_pool2d.default) and isinstance(args[0], Codes):
-            return _average(n, *args)
-        if n.target == aten.cat.default and all(isinstance(a, Codes) for a in args[0]):
+        result = self._on_codes(n, args) if not kwargs else None
+        if result is not None:
+            return result
+        return n.target(*map(_floats_in, args), **{key: _floats_in(value) for key, value in kwargs.items()})  # type: ignore[operator]
+
+    def _on_codes(self, n: Node, args: Any) -> Codes | Pending | None:
+        """The result on codes, or None where the runtime has no such kernel."""
+        if n.target == aten.cat.default and all(isinstance(part, Codes) for part in args[0]):
             return _concatenate(*args)
-        if n.target in MOVES and isinstance(args[0], Codes):
+        if not isinstance(args[0], Codes):
+            return None
+        if n.target in LAYERS and isinstance(args[1], Codes):
+            return self._layer(n, *args)
+        if n.target in _ADDITIONS and isinstance(args[1], Codes):
+            return _add(*args)
+        if n.target == aten.mean.dim and _over_the_map(*args):
+            return _average(args[0])
+        if n.target in _AVERAGE_POOLS:
+            return _average_pool(n, *args)
+        if n.target in MOVES and pads_with_zero(n):
             return _move(n, *args)
-        return n.target(*map(_floats_in, args), **n.kwargs)  # type: ignore[operator]
+        if n.target == aten.clamp.default:
+            return Codes(args[0].codes.clamp(*args[1:]), args[0].scale, args[0].zero_point)
+        return None
 
     def _layer(self, n: Node, x: Codes, weight: Codes, bias: Tensor, *rest: Any) -> Pending:
         assert callable(n.target)
         step = x.scale * weight.scale
-        shape = (1, -1) + (1,) * (weight.codes.dim() - 2)
-        bias_codes = (bias / step).round()
+        shape = (1, -1, *(1,) * (weight.codes.dim() - 2))
+        bias_codes = _bias_codes(n, bias, step)
         exact = self._accumulator_dtype(n, weight, bias_codes)
         products = n.target(x.centred().to(exact), weight.codes.to(exact), None, *rest)
         total = (products.double() + bias_codes.double().view(shape)).float()
@@ -101,6 +124,11 @@ class IntegerSimulation(Interpreter):
         return torch.float32 if float(largest) < 2**24 else torch.float64
 
 
+def _bias_codes(n: Node, bias: Tensor, step: Tensor) -> Tensor:
+    """A convolution's float bias is divided by the runtime, in float32; a linear layer's is int32 in the file."""
+    return (bias / step).round() if LAYERS[n.target] == "convolution" else (bias.double() / step.double()).round()
+
+
 def _quantize(x: Any, scale: Tensor, zero_point: Tensor) -> Codes:
     limits = torch.iinfo(zero_point.dtype)
     zero = zero_point.float()
@@ -112,7 +140,7 @@ def _quantize(x: Any, scale: Tensor, zero_point: Tensor) -> Codes:
 
 def _add(a: Codes, b: Codes) -> Pending:
     def write(scale: Tensor, zero: Tensor) -> Tensor:
-        # Each line is one float32 rounding in the kernel: the products are exact in float64, so that is a fused multiply-add.
+        # Products are exact in float64, so rounding their sum to float32 once is the kernel's fused multiply-add.
         ra, rb = a.scale / scale, b.scale / scale
         offset = zero - (ra * a.zero_point + rb * b.zero_point)
         partial = (a.codes.double() * ra.double() + offset.double()).float()
@@ -121,31 +149,76 @@ def _add(a: Codes, b: Codes) -> Pending:
     return Pending(write=write, read=lambda: a.values() + b.values())
 
 
-def _average(n: Node, x: Codes, *rest: Any) -> Any:
-    if n.target == aten.avg_pool2d.default:
-        return n.target(x.values(), *rest)  # type: ignore[operator]
-    total = x.centred().sum((2, 3), keepdim=True)
-    count = float(x.codes.shape[2] * x.codes.shape[3])
+def _over_the_map(x: Codes, dims: Any = None, keepdim: bool = False, *_: Any) -> bool:
+    rank = x.codes.dim()
+    return keepdim and sorted(dim % rank for dim in dims or ()) == list(range(2, rank))
+
+
+def _average(x: Codes) -> Pending:
+    spatial = tuple(range(2, x.codes.dim()))
+    total = x.centred().double().sum(spatial, keepdim=True).float()
+    count = float(x.codes[0, 0].numel())
     return Pending(
         write=lambda scale, zero: (total * (x.scale / (scale * count))).round() + zero,
-        read=lambda: total * (x.scale / count),
+        read=lambda: x.values().mean(spatial, keepdim=True),
     )
 
 
-def _concatenate(parts: list[Codes], dim: int = 0) -> Any:
+def _average_pool(
+    n: Node,
+    x: Codes,
+    window: list[int],
+    stride: list[int] | None = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_padding: bool = True,
+    divisor: int | None = None,
+) -> Pending | None:
+    """The kernel adds floats one after the other, and adds the zero point before it rounds."""
+    if ceil_mode or divisor:
+        return None
+    steps = list(stride or window)
+    rank = len(window)
+    edges = [side for pad in reversed(_each(padding, rank)) for side in (pad, pad)]
+
+    def summed(values: Tensor) -> Tensor:
+        padded = F.pad(values, edges)
+        for dim, (side, step) in enumerate(zip(window, _each(steps, rank), strict=True), start=2):
+            padded = padded.unfold(dim, side, step)
+        terms = padded.flatten(-rank).unbind(-1)
+        total = torch.zeros_like(terms[0])
+        for term in terms:
+            total = total + term
+        return total
+
+    def write(scale: Tensor, zero: Tensor) -> Tensor:
+        count = math.prod(window) if count_padding else summed(torch.ones_like(x.codes))
+        return (summed(x.values()) / count / scale + zero).round()
+
+    assert callable(n.target)
+    return Pending(write=write, read=lambda: n.target(x.values(), *n.args[1:]))  # type: ignore[operator]
+
+
+def _each(setting: Any, rank: int) -> list[int]:
+    """One number for every dimension, from a number or a list of one or of all."""
+    numbers = list(setting) if isinstance(setting, (list, tuple)) else [setting]
+    return numbers * rank if len(numbers) == 1 else numbers
+
+
+def _concatenate(parts: list[Codes], dim: int = 0) -> Codes | None:
     first = parts[0]
     if all(torch.equal(p.scale, first.scale) and torch.equal(p.zero_point, first.zero_point) for p in parts):
         return Codes(torch.cat([p.codes for p in parts], dim), first.scale, first.zero_point)
-    return torch.cat([p.values() for p in parts], dim)
+    return None  # the kernel's lookup tables are what dequantizing and quantizing give
 
 
 def _move(n: Node, x: Codes, *rest: Any) -> Codes:
     assert callable(n.target)
-    if n.target == aten.constant_pad_nd.default:
-        return Codes(n.target(x.codes, rest[0], float(x.zero_point)), x.scale, x.zero_point)
-    if n.target == aten.pad.default:
-        return Codes(aten.constant_pad_nd.default(x.codes, rest[0], float(x.zero_point)), x.scale, x.zero_point)
-    return Codes(n.target(x.codes, *rest, **n.kwargs), x.scale, x.zero_point)
+    if n.target in _PADS:
+        codes = aten.constant_pad_nd.default(x.codes, rest[0], float(x.zero_point))
+    else:
+        codes = n.target(x.codes, *rest)
+    return Codes(codes, x.scale, x.zero_point)
 
 
 def _floats(value: Any) -> Any:

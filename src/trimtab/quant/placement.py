@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from trimtab.graph.analysis import tensor_names
 from trimtab.graph.layers import OPERATORS as LAYERS
+from trimtab.graph.layers import parameter_of
+from trimtab.graph.modes import MARK
 from trimtab.plan import LayerDecision, Scheme, Target
 from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
 from trimtab.quant.grids import GRIDS
@@ -20,12 +23,14 @@ _JOINS: dict[object, str] = {
     aten.add.Tensor: "add",
     aten.add_.Tensor: "add",
     aten.cat.default: "concatenation",
+    aten.avg_pool1d.default: "average_pool",
     aten.avg_pool2d.default: "average_pool",
     aten.mean.dim: "mean",
-    aten.adaptive_avg_pool2d.default: "mean",
+    aten.adaptive_avg_pool1d.default: "average_pool",
+    aten.adaptive_avg_pool2d.default: "average_pool",
 }
-_NORMS: set[object] = {aten.batch_norm.default}
-_FUSED_ACTIVATIONS: set[object] = {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default}
+FUSED_ACTIVATIONS: set[object] = {aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default}
+ADAPTIVE_POOLS: set[object] = {aten.adaptive_avg_pool1d.default, aten.adaptive_avg_pool2d.default}
 MOVES: set[object] = {
     aten.view.default,
     aten.reshape.default,
@@ -50,21 +55,24 @@ MOVES: set[object] = {
 
 def insert_fake_quantization(module: GraphModule, decisions: Mapping[str, LayerDecision], target: Target) -> None:
     """Insert fake-quantization for the decided layers, in place; a layer without a decision stays in float."""
-    layers = {node: decisions[name] for node, name in layer_calls(module.graph) if name in decisions}
+    layers = {node: decisions[name] for node, name in layer_calls(module) if name in decisions}
+    rounded: dict[str, str] = {}
     for node, decision in layers.items():
         if decision.weight is not None:
-            _insert_weight(module, node, decision.weight)
+            _insert_weight(module, node, decision, rounded)
     for site, scheme in _sites(module.graph, layers, target).items():
         _insert_activation(module, site, scheme)
     module.graph.lint()
     module.recompile()
 
 
-def layer_calls(graph: Graph) -> Iterator[tuple[Node, str]]:
+def layer_calls(module: GraphModule) -> Iterator[tuple[Node, str]]:
     """Every call of a layer with a weight parameter, with the layer's name (its weight's, less `.weight`)."""
-    for node in graph.nodes:
-        if node.target in LAYERS and isinstance(node.args[1], Node) and node.args[1].op == "get_attr":
-            yield node, str(node.args[1].target).removesuffix(".weight")
+    names = tensor_names(module)
+    for node in module.graph.nodes:
+        weight = parameter_of(module, node.args[1], names) if node.target in LAYERS else None
+        if weight is not None:
+            yield node, weight.removesuffix(".weight")
 
 
 def _sites(graph: Graph, layers: Mapping[Node, LayerDecision], target: Target) -> dict[Node, Scheme]:
@@ -87,18 +95,28 @@ def _sites(graph: Graph, layers: Mapping[Node, LayerDecision], target: Target) -
 
 def source(value: Node) -> Node:
     """The value that operators which only move data have carried here."""
-    while value.target in MOVES and _pads_with_zero(value):
+    while value.target in MOVES and pads_with_zero(value):
         value = value.args[0]  # type: ignore[assignment]
     return value
 
 
 def written_value(node: Node) -> Node:
-    """Where a kernel's result is final: after the batch norm and activation that only it feeds."""
-    node = _only_user(node, _NORMS) or node
-    return _only_user(node, _FUSED_ACTIVATIONS) or node
+    """Where a kernel's result is final: after the batch norm (of a layer) and the activation that only it feeds."""
+    node = norm_of(node) or node
+    return only_user(node, FUSED_ACTIVATIONS) or node
 
 
-def _only_user(node: Node, targets: set[object]) -> Node | None:
+def norm_of(node: Node) -> Node | None:
+    """The batch norm that folds into a layer: its only reader, over the layer's output channels, with fixed statistics."""
+    norm = only_user(node, {aten.batch_norm.default}) if node.target in LAYERS else None
+    if norm is None or norm.args[3] is None or (norm.args[5] and MARK not in norm.meta):
+        return None
+    channels_are_last = LAYERS[node.target] == "linear"
+    return None if channels_are_last and norm.meta["val"].dim() != 2 else norm
+
+
+def only_user(node: Node, targets: set[object]) -> Node | None:
+    """The reader of `node` if there is just one and it is one of these operators."""
     user = next(iter(node.users), None)
     return user if len(node.users) == 1 and user is not None and user.target in targets else None
 
@@ -119,26 +137,27 @@ def _family(node: Node) -> str | None:
         return None
     if family == "mean" and not averages_whole_map(node):
         return None
-    if family == "average_pool" and averages_whole_map(node):
-        return "mean"
-    return family
+    return "mean" if family == "average_pool" and averages_whole_map(node) else family
 
 
 def averages_whole_map(node: Node) -> bool:
     """Whether a pooling or mean node averages each [batch, channel] map to one value."""
-    shape = node.args[0].meta["val"].shape  # type: ignore[union-attr]
-    if len(shape) != 4:
+    rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    if rank not in {3, 4}:
         return False
     if node.target == aten.mean.dim:
-        return sorted(dim % 4 for dim in node.args[1]) == [2, 3]  # type: ignore[union-attr, operator]
-    window = list(node.args[1])  # type: ignore[arg-type]
-    if node.target == aten.adaptive_avg_pool2d.default:
-        return window == [1, 1]
-    padding = node.args[3] if len(node.args) > 3 else [0, 0]
-    return window == [int(shape[2]), int(shape[3])] and not any(padding)  # type: ignore[arg-type]
+        dims: list[int] = list(node.args[1] or [])  # type: ignore[arg-type]
+        return sorted(dim % rank for dim in dims) == list(range(2, rank))
+    if node.target in ADAPTIVE_POOLS:
+        return set(node.args[1]) == {1}  # type: ignore[arg-type]
+    shape = [int(size) for size in node.args[0].meta["val"].shape]  # type: ignore[union-attr]
+    padding = node.args[3] if len(node.args) > 3 else [0]
+    plain = len(node.args) < 7 or node.args[6] is None
+    return plain and list(node.args[1]) == shape[2:] and not any(padding)  # type: ignore[arg-type]
 
 
-def _pads_with_zero(node: Node) -> bool:
+def pads_with_zero(node: Node) -> bool:
+    """False for padding with anything but zeros; True for every operator that does not pad."""
     if node.target == aten.pad.default:
         mode = node.args[2] if len(node.args) > 2 else "constant"
         return mode == "constant" and not (node.args[3] if len(node.args) > 3 else 0)
@@ -151,19 +170,22 @@ def _tensor_inputs(node: Node) -> list[Node]:
     return [v for v in values if isinstance(v, Node) and isinstance(v.meta.get("val"), torch.Tensor)]
 
 
-def _insert_weight(module: GraphModule, node: Node, scheme: Scheme) -> None:
-    weight = node.args[1]
-    assert isinstance(weight, Node)
-    name = f"fake_quantize.{weight.name}"
+def _insert_weight(module: GraphModule, node: Node, decision: LayerDecision, rounded: dict[str, str]) -> None:
+    """One module a weight, however often and under however many names the graph reads it."""
+    weight, scheme = node.args[1], decision.weight
+    assert isinstance(weight, Node) and scheme is not None
+    if weight.op == "call_module":
+        return
+    name = rounded.setdefault(decision.layer, f"fake_quantize.{weight.name}")
     if name not in dict(module.named_modules()):
         parameter = module.get_parameter(str(weight.target))
         module.add_submodule(name, WeightFakeQuantize(GRIDS.load(scheme.grid)(scheme.bits), parameter))
+    call = next((user for user in weight.users if user.target == name), None)
+    if call is None:
         with module.graph.inserting_after(weight):
-            rounded = module.graph.call_module(name, (weight,))
-        rounded.meta = described(weight)
-    else:
-        rounded = next(user for user in weight.users if user.target == name)
-    node.update_arg(1, rounded)
+            call = module.graph.call_module(name, (weight,))
+        call.meta = described(weight)
+    node.update_arg(1, call)
 
 
 def _insert_activation(module: GraphModule, site: Node, scheme: Scheme) -> None:

@@ -14,6 +14,11 @@ from trimtab.tasks.task import Inputs
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
+def has_batch_norm(network: Network) -> bool:
+    """Whether any operator of the graph is a BatchNorm."""
+    return any(node.target is _BATCH_NORM for node in network.module.graph.nodes)
+
+
 class _Moments:
     """Count, mean and sum of squared deviations per channel, merged batch by batch in float64."""
 

@@ -39,6 +39,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     settings: Settings
     dtype: torch.dtype
+    normalizes_by_batch: bool
     layout: torch.memory_format
 
     def forward(self, network: Network, inputs: Inputs) -> Any:
@@ -46,6 +47,12 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             outputs = call(network, inputs)
         return pytree.tree_map_only(Tensor, lambda x: x.float() if x.dtype == torch.bfloat16 else x, outputs)
+
+    def set_mode(self, progress: float) -> None:
+        """Training mode, until BatchNorm is to be frozen. `progress`: fraction of all steps that are done."""
+        training = progress < self.settings.freeze_norm_at or not self.normalizes_by_batch
+        if self.network.training != training:
+            self.network.train(training)
 
     def objective(self, inputs: Inputs, target: Any) -> Tensor:
         """(1 − α)·task loss + α·distillation loss; α is 0 without a teacher. A side with factor 0 is not computed."""
@@ -93,13 +100,13 @@ def train_epoch(trainer: Trainer, loader: Loader, pace: Pace) -> float:
 
     Raises: DeadlinePassed at the end of a batch; NonFiniteLossError; NumericsError when the data are not finite.
     """
-    trainer.network.train()
     done, summed = pace.epoch * pace.steps, 0.0
     count = 0
     for inputs, target in loader:
         if pace.deadline is not None and time.monotonic() >= pace.deadline:
             raise DeadlinePassed
         rate = pace.rate_factor * cosine_rate(done + count, pace.total, trainer.settings)
+        trainer.set_mode((done + count) / pace.total)
         try:
             summed += trainer.step(inputs, target, rate)
         except NonFiniteLossError as error:

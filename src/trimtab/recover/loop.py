@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trimtab.errors import ConfigError, NumericsError, TaskError
 from trimtab.graph import Network
 from trimtab.measure.metric import evaluate, higher_is_better
+from trimtab.recover.batchnorm import has_batch_norm
 from trimtab.recover.checkpoint import Entry, Progress, State, digest, load, save
 from trimtab.recover.epoch import DeadlinePassed, NonFiniteLossError, OnStep, Pace, Trainer, train_epoch
 from trimtab.recover.optimizer import (
@@ -113,6 +114,7 @@ def _prepare(network: Network, teacher: Network | None, task: Task, settings: Se
         settings=settings,
         dtype=training_dtype(network, settings.precision),
         layout=layout,
+        normalizes_by_batch=has_batch_norm(network),
     )
 
 

@@ -17,6 +17,9 @@ class Settings(Record):
     and a scale is about a hundred times smaller than 1.
     `clip_norm` bounds the L2 norm of the gradient, of weights and of scales separately.
     `distillation` is α in (1 − α)·task loss + α·distillation loss, where there is a teacher; 1 uses no labels.
+    `freeze_norm_at` is the fraction of all steps after which BatchNorm normalizes by its running statistics (and
+    dropout is off), so that training ends on the very function that is deployed. 0 suits networks that are only
+    quantized: there the noise of batch statistics is far above the damage. Without BatchNorm it does nothing.
     `precision` "auto" is bfloat16 autocast where the processor multiplies it natively and the network is large enough
     to gain (a rule, not a timing, so that results repeat).
     `channels_last` lays 4-D inputs and weights out in that order: the same values, convolutions about 1.3 times faster.
@@ -31,6 +34,7 @@ class Settings(Record):
     clip_norm: Annotated[float, Field(gt=0)] = 1.0
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.9
     temperature: Annotated[float, Field(gt=0)] = 4.0
+    freeze_norm_at: Annotated[float, Field(ge=0, le=1)] = 0.75
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True
 

@@ -100,10 +100,10 @@ class Costs:
 def time_key(layer: LayerShape, widths: Mapping[str, int], option: Option) -> str:
     """Names one kernel: operator, geometry, widths and bits. Equal kernels of different layers share a key."""
     geometry = ",".join(f"{name}={'x'.join(map(str, value))}" for name, value in sorted(layer.geometry.items()))
-    inputs, outputs = evaluate_terms(layer.inputs, widths), evaluate_terms(layer.outputs, widths)
-    return (
-        f"{layer.operator},in={inputs},out={outputs},bits={_bits(option.weight)}x{_bits(option.activation)},{geometry}"
-    )
+    sizes = (layer.inputs, layer.outputs, layer.groups)
+    inputs, outputs, groups = (evaluate_terms(terms, widths) for terms in sizes)
+    bits = f"{_bits(option.weight)}x{_bits(option.activation)}"
+    return f"{layer.operator},in={inputs},out={outputs},groups={groups},bits={bits},{geometry}"
 
 
 def _bits(scheme: Scheme | None) -> int:

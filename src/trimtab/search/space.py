@@ -1,13 +1,18 @@
 """The search space: units that are decided together, and the options of each, as data."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from trimtab.errors import ConfigError
 from trimtab.graph import ChannelGroup, Layer, Network
+from trimtab.graph.axes import resolve, size
+from trimtab.graph.groups import terms_of
+from trimtab.graph.values import bind
 from trimtab.plan import Record, Scheme, Target
 
 _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
@@ -19,7 +24,7 @@ Terms = tuple[tuple[int, tuple[str, ...]], ...]
 class Option(Record):
     """One choice for a unit: how many channels are kept, and how the layers it owns are stored (None: in float).
 
-    `loss` is the divergence that this choice alone causes in the network's outputs: mean squared difference over variance.
+    `loss` is what this choice alone does to the network's outputs: mean squared difference over variance.
     """
 
     kept: int
@@ -43,7 +48,11 @@ class Unit(Record):
 
 
 class LayerShape(Record):
-    """What a layer's costs are computed from. `weights` counts its weights, `outputs` and `inputs` its channels."""
+    """What a layer's costs are computed from.
+
+    `weights` counts its weights, `outputs` and `inputs` the two channel dimensions of its weight, `groups` those of a
+    convolution (1 for everything else): they shrink with the width where the layer is depthwise.
+    """
 
     name: str
     operator: str
@@ -51,6 +60,7 @@ class LayerShape(Record):
     weights: Terms
     outputs: Terms
     inputs: Terms
+    groups: Terms
     positions: Annotated[int, Field(ge=1)]
     geometry: dict[str, tuple[int, ...]]
 
@@ -80,7 +90,7 @@ def unique_layers(network: Network) -> list[Layer]:
 
 
 def owner_of(network: Network, layer: Layer) -> str:
-    """The unit that decides how a layer is stored: the group that it writes if that is one, else the one that it reads."""
+    """The unit that decides how a layer is stored: the one group that it writes, else the one that it reads."""
     outputs = groups_in(network.terms(layer.weight, 0))
     inputs = groups_in(network.terms(layer.weight, 1))
     if len(outputs) == 1:
@@ -122,37 +132,53 @@ def shape_of(network: Network, layer: Layer) -> LayerShape:
         weights=weights,
         outputs=network.terms(layer.weight, 0),
         inputs=network.terms(layer.weight, 1),
+        groups=_groups(network, layer),
         positions=sum(each.positions for each in network.layers if each.weight == layer.weight),
         geometry=_geometry(network, layer),
     )
 
 
+def _groups(network: Network, layer: Layer) -> Terms:
+    """The groups of a convolution are the leading axes of its output channels."""
+    arguments = bind(_node(network, layer))
+    if layer.operator != "convolution" or arguments["groups"] == 1:
+        return ((1, ()),)
+    axes = resolve(network.dims(layer.weight)[0])
+    leading = next((axes[:n] for n in range(1, len(axes) + 1) if size(axes[:n]) == arguments["groups"]), None)
+    if leading is None:
+        return ((arguments["groups"], ()),)
+    return terms_of(leading, {group.axis: group.name for group in network.groups})
+
+
 def _geometry(network: Network, layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Kernel, stride, padding, dilation, groups and input size: what a kernel's time depends on besides the widths."""
-    node = next(n for n in network.module.graph.nodes if n.name == layer.node)
-    size = tuple(int(s) for s in node.args[0].meta["val"].shape)
+    """Rows a sample, and a convolution's spatial form: what a kernel's time depends on besides the widths."""
+    node = _node(network, layer)
+    arguments = bind(node)
+    shape = tuple(int(s) for s in arguments["input"].meta["val"].shape)
+    samples = len(tree_leaves(network.example)[0])
     kernel = tuple(network.module.get_parameter(layer.weight).shape[2:])
     if layer.operator != "convolution":
-        return {"rows": (math.prod(size[1:-1]),)}
-    spatial = len(kernel)
-    names = ("stride", "padding", "dilation", "groups")
-    given = dict(zip(names, node.args[3:], strict=False))
+        return {"rows": (max(1, math.prod(shape[:-1]) // samples),)}
 
-    def numbers(name: str, default: int) -> tuple[int, ...]:
-        value = given.get(name, default)
-        if isinstance(value, str):
-            value = [(k - 1) // 2 if value == "same" else 0 for k in kernel]
+    def each(value: int | Sequence[int]) -> tuple[int, ...]:
         values = (value,) if isinstance(value, int) else tuple(value)
-        return values if name == "groups" or len(values) == spatial else values * spatial
+        return values * len(kernel) if len(values) == 1 else values
 
+    dilation, padding = each(arguments["dilation"]), arguments["padding"]
+    if isinstance(padding, str):
+        padding = [d * (k - 1) // 2 if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
     return {
+        "rows": (max(1, shape[0] // samples),),
         "kernel": kernel,
-        "size": size[2:],
-        "stride": numbers("stride", 1),
-        "padding": numbers("padding", 0),
-        "dilation": numbers("dilation", 1),
-        "groups": numbers("groups", 1),
+        "size": shape[2:],
+        "stride": each(arguments["stride"]),
+        "padding": each(padding),
+        "dilation": dilation,
     }
+
+
+def _node(network: Network, layer: Layer) -> Node:
+    return next(node for node in network.module.graph.nodes if node.name == layer.node)
 
 
 def _times(a: Terms, b: Terms) -> Terms:
@@ -166,7 +192,7 @@ def _times(a: Terms, b: Terms) -> Terms:
 
 
 def _schemes(layers: Iterable[Layer], target: Target) -> list[tuple[Scheme | None, Scheme | None]]:
-    """Ways to store these layers: in float, and each pair (weight, activation) that the target executes for all of them."""
+    """Ways to store these layers: in float, and the pair (weight, activation) that the target executes for all."""
     found: list[tuple[Scheme | None, Scheme | None]] = [(None, None)]
     operators = {layer.operator for layer in layers}
     if operators and all(operator in target.schemes_by_operator for operator in operators):

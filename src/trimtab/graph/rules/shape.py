@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 import torch
+from torch.fx import Node
 
 from trimtab.graph.axes import Axis, Dim, MisfitError, coalesce, cut_right, size
+from trimtab.graph.kept import Kept
 from trimtab.graph.rules.table import rule
 from trimtab.graph.sizes import emit_sizes
-from trimtab.graph.values import Call, Value, axes_of
+from trimtab.graph.values import Call, Value, axes_of, bind
 
 aten = torch.ops.aten
 
@@ -26,7 +28,6 @@ aten = torch.ops.aten
     aten.contiguous.default,
     aten.lift_fresh_copy.default,
     aten.type_as.default,
-    aten._assert_tensor_metadata.default,
 )
 def same(call: Call) -> Value:
     """The same numbers and dimensions."""
@@ -123,7 +124,7 @@ def _ordered(x: Value, order: Sequence[int]) -> Value:
 def squeeze(call: Call) -> Value:
     """Dimensions of size 1 go."""
     x = call.value("self")
-    return x.view([dim for dim in x.dims if size(dim) != 1])
+    return _squeezed(call, x, [i for i, dim in enumerate(x.dims) if size(dim) == 1])
 
 
 @rule(aten.squeeze.dim, aten.squeeze.dims)
@@ -132,7 +133,20 @@ def squeeze_dim(call: Call) -> Value:
     x = call.value("self")
     raw = call.raw("dim")
     named = {d % max(len(x.dims), 1) for d in (raw if isinstance(raw, (list, tuple)) else [raw])}
-    return x.view([dim for i, dim in enumerate(x.dims) if not (i in named and size(dim) == 1)])
+    return _squeezed(call, x, [i for i, dim in enumerate(x.dims) if i in named and size(dim) == 1])
+
+
+def _squeezed(call: Call, x: Value, gone: Sequence[int]) -> Value:
+    left = [dim for i, dim in enumerate(x.dims) if i not in gone]
+
+    def fix(node: Node, kept: Kept) -> None:
+        # A dimension that a cut leaves with one position must not be squeezed with the others.
+        if any(kept.changed(dim) and kept.size(dim) == 1 for dim in left):
+            source = bind(node)["self"]
+            node.target, node.args, node.kwargs = aten.squeeze.dims, (source, list(gone)), {}
+
+    call.fix(fix)
+    return x.view(left)
 
 
 @rule(aten.unsqueeze.default)

@@ -29,7 +29,7 @@ def slice_(call: Call) -> Value:
     start = _border(call.raw("start"), n, 0)
     end = max(_border(call.raw("end"), n, n), start)
     before, part, _ = split(x.dims[at], [start, end - start, n - end], call.why("a slice falls across factors"))
-    _emit_borders(call, before, part, n)
+    _emit_borders(call, before, part, x.dims[at])
     return _replaced(x, at, part)
 
 
@@ -46,9 +46,9 @@ def _border(raw: object, n: int, default: int) -> int:
     return min(max(raw + n if raw < 0 else raw, 0), n)
 
 
-def _emit_borders(call: Call, before: Dim, part: Dim, n: int) -> None:
+def _emit_borders(call: Call, before: Dim, part: Dim, whole: Dim) -> None:
     def fix(node: Node, kept: Kept) -> None:
-        given = bind(node)
+        given, n = bind(node), kept.size(whole)
         start, end = kept.size(before), kept.size(before) + kept.size(part)
         if start != _border(given["start"], n, 0):
             set_argument(node, "start", start)

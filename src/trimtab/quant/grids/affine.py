@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimtab.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Affine:
@@ -17,6 +19,10 @@ class Affine:
     bits: int = 8
     signed = False
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 16:
+            raise ConfigError(f"grid 'affine': bits must be from 1 to 16, got {self.bits}")
+
     @property
     def low(self) -> int:
         """The smallest code."""
@@ -28,7 +34,7 @@ class Affine:
         return 2**self.bits - 1
 
     def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Min–max parameters of each row of `values` [rows, n]. Returns: scale [rows] > 0, zero_point [rows] (integers)."""
+        """Min–max parameters of each row of `values` [rows, n]: scale [rows] > 0, zero_point [rows] (integers)."""
         return self.fit_range(values.amin(1), values.amax(1))
 
     def fit_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,17 +5,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trimtab.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Symmetric:
     """`value = scale · code`, codes −(2^(bits−1) − 1) … 2^(bits−1) − 1.
 
-    The most negative code is left out, so that a code can change its sign (a BatchNorm with negative gamma folds exactly).
+    The most negative code is left out, so that a code can change its sign: a BatchNorm with negative gamma folds exactly.
     Source: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 2.2.
     """
 
     bits: int = 8
     signed = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.bits <= 16:
+            raise ConfigError(f"grid 'symmetric': bits must be from 2 to 16, got {self.bits}; use another grid for 1 bit")
 
     @property
     def low(self) -> int:
@@ -28,7 +34,7 @@ class Symmetric:
         return int(2 ** (self.bits - 1) - 1)
 
     def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Max-magnitude scale of each row of `values` [rows, n]. Returns: scale [rows] > 0, zero_point [rows] of zeros."""
+        """Max-magnitude parameters of each row of `values` [rows, n]: scale [rows] > 0, zero_point [rows] of zeros."""
         return self.fit_range(values.amin(1), values.amax(1))
 
     def fit_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from trimtab.errors import PlanError
 from trimtab.graph import Network, cut
 from trimtab.lower import target as target_of
-from trimtab.plan import LayerDecision, Plan, Target
+from trimtab.plan import PER_TENSOR, LayerDecision, Plan, Target
 from trimtab.quant import insert_fake_quantization
 
 
@@ -41,12 +41,22 @@ def _check_layer(network: Network, decision: LayerDecision, target: Target) -> N
         raise PlanError(f"plan: no layer {decision.layer!r} in this network; did you mean {', '.join(near)}?")
     if decision.sparsity is not None:
         raise PlanError(f"plan: {decision.layer}: sparsity inside a layer is not supported yet; set it to null")
+    if "#" in decision.layer:
+        first = decision.layer.partition("#")[0]
+        raise PlanError(
+            f"plan: {decision.layer}: it shares the weight of {first!r}; decide {first!r} for all its calls"
+        )
     operator = layers[decision.layer].operator
-    executed = target.schemes_by_operator.get(operator, ())
     for kind, scheme in (("weight", decision.weight), ("activation", decision.activation)):
+        # A weight has a scale for every output channel or finer, an activation one in all.
+        executed = [
+            known
+            for known in target.schemes_by_operator.get(operator, ())
+            if (known.granularity == PER_TENSOR) == (kind == "activation")
+        ]
         if scheme is not None and scheme not in executed:
             known = ", ".join(f"{s.grid} {s.bits} bits {s.granularity}" for s in executed) or "none"
             raise PlanError(
                 f"plan: {decision.layer}: {kind} {scheme.grid} {scheme.bits} bits {scheme.granularity} is not executed "
-                f"by target {target.name!r}; for {operator} it has: {known}"
+                f"by target {target.name!r}; for the {kind} of a {operator} it has: {known}"
             )

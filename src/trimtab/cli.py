@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import RunError, TrimtabError
 
 NOT_MET, WRONG_USAGE, INTERRUPTED = 3, 2, 130
 
@@ -40,7 +40,7 @@ TargetOption = Annotated[str, typer.Option("--target", help="The runtime that th
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
 ]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -53,9 +53,11 @@ def main() -> None:
     except TrimtabError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
         sys.exit(WRONG_USAGE)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing is lost: the same command continues where it stopped")
-        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer makes this of KeyboardInterrupt
+            note = "interrupted; nothing is lost: the same command continues where it stopped"
+            Console(stderr=True, soft_wrap=True).print(note, highlight=False)
+        raise
 
 
 @app.command("compress")
@@ -112,12 +114,7 @@ def compress_command(
 @app.command("inspect")
 def inspect_command(task: TaskArgument, setting: Set = None, as_json: Json = False) -> None:
     """Show what can be cut: channel groups, their members, and what is frozen and why."""
-    from trimtab.graph import capture
-    from trimtab.measure import first_rows
-    from trimtab.tasks import load_task
-
-    loaded = load_task(task, _settings(setting))
-    network = capture(loaded.model, loaded.example if loaded.example is not None else first_rows(loaded.train, 3))
+    network = _captured(_task(task, setting))
     groups = [
         {
             "group": group.name,
@@ -200,82 +197,93 @@ def search_command(
     macs: Macs = None,
     bops: Bops = None,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Find the plan of least predicted loss under the run's budget (or the one given); kept in RUN/plan.json."""
     from trimtab.plan import Budget
     from trimtab.search import predicted, search
 
     given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops}
-    with _job(run, quiet) as job:
+    with _job(run, quiet or as_json) as job:
         budget = Budget(**given) if any(given.values()) else job.budget  # type: ignore[arg-type]
         plan = search(job.profile, budget)
         if plan is None:
             Console(stderr=True).print(f"no plan keeps {budget}")
             raise typer.Exit(NOT_MET)
-        job.run.write("plan.json", plan.to_json())
-        if not quiet:
-            rows = [
-                {"quantity": name, "predicted": f"{value:.6g}"} for name, value in predicted(job.profile, plan).items()
-            ]
-            _print_rows("plan", ("quantity", "predicted"), rows)
-            Console().print(str(job.run.file("plan.json")), highlight=False)
+        where = job.run.write("plan.json", plan.to_json())
+        costs = predicted(job.profile, plan)
+    if as_json:
+        print(json.dumps({"plan": str(where), "predicted": costs}, indent=2))
+    elif not quiet:
+        _print_rows(
+            "plan", ("quantity", "predicted"), [{"quantity": k, "predicted": f"{v:.6g}"} for k, v in costs.items()]
+        )
+        Console().print(str(where), highlight=False)
 
 
 @app.command("apply")
 def apply_command(
-    task: TaskArgument, plan: Annotated[Path, typer.Argument(help="plan.json")], setting: Set = None
+    task: TaskArgument,
+    plan: Annotated[Path, typer.Argument(help="plan.json")],
+    setting: Set = None,
+    as_json: Json = False,
 ) -> None:
     """Apply a plan to a task's network, and verify the cut against the masked original in float64."""
     from trimtab.apply import apply
-    from trimtab.graph import capture, verify
-    from trimtab.measure import first_rows, macs
+    from trimtab.graph import verify
+    from trimtab.measure import macs
     from trimtab.plan import Plan
-    from trimtab.tasks import load_task
 
-    loaded = load_task(task, _settings(setting))
     decided = Plan.from_json(_read(plan), where=str(plan))
-    network = capture(loaded.model, loaded.example if loaded.example is not None else first_rows(loaded.train, 3))
+    network = _captured(_task(task, setting))
     smaller = apply(network, decided)
     found = verify(network, {decision.group: decision.kept for decision in decided.groups})
     rows = [
         {"": "parameters", "before": _parameters(network), "after": _parameters(smaller)},
         {"": "MACs", "before": macs(network), "after": macs(smaller)},
     ]
+    if as_json:
+        print(json.dumps({"applied": {row[""]: [row["before"], row["after"]] for row in rows}, "cut": asdict(found)}))
+        return
     _print_rows("applied", ("", "before", "after"), rows)
     said = "equals the masked original" if found.exact else f"not exact: {found.reason}"
     Console().print(f"cut {said}; largest difference {found.max_abs_diff:.3g} in float64", highlight=False)
 
 
 @app.command("recover")
-def recover_command(run: RunArgument, quiet: Quiet = False) -> None:
+def recover_command(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> None:
     """Train the plan in RUN/plan.json: fine-tuning, quantization-aware training and distillation in one loop."""
     from trimtab.plan import Plan
     from trimtab.search import Proposal
 
-    with _job(run, quiet) as job:
+    with _job(run, quiet or as_json) as job:
         plan = Plan.from_json(job.run.read("plan.json"), where=str(job.run.file("plan.json")))
-        attempts = job.attempts()
-        attempt = job.carry_out(Proposal(plan=plan), attempts)
-        if not quiet:
-            Console().print(f"drop on val {attempt.judgement.drop:.4f}, {attempt.judgement.costs['size']:.0f} bytes")
+        if not job.options.recover:
+            raise RunError(f"{run}: is a run with --no-recover; begin one without it, in another --run")
+        attempt = job.carry_out(Proposal(plan=plan), [])
+    judged = attempt.judgement
+    if as_json:
+        print(judged.to_json(), end="")
+    elif not quiet:
+        Console().print(f"drop on val {judged.drop:.4f}, {judged.costs['size']:.0f} bytes")
 
 
 @app.command("lower")
-def lower_command(run: RunArgument, quiet: Quiet = False) -> None:
+def lower_command(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> None:
     """Write the best network of a run for its target."""
-    with _job(run, quiet) as job:
-        number, plan = job.best()
-        artifact = job.lower(job.trained(number, plan))
-        if not quiet:
-            Console().print(f"{artifact.path}: {artifact.file_bytes} bytes", highlight=False)
+    with _job(run, quiet or as_json) as job:
+        artifact = job.lower(job.trained(*job.best()))
+    if as_json:
+        print(json.dumps({"artifact": str(artifact.path), "file_bytes": artifact.file_bytes}))
+    elif not quiet:
+        Console().print(f"{artifact.path}: {artifact.file_bytes} bytes", highlight=False)
 
 
 @app.command("prove")
 def prove_command(run: RunArgument, as_json: Json = False, quiet: Quiet = False) -> None:
     """Execute a run's artifact in its runtime on the test split, and compare it with both simulations."""
     with _job(run, quiet or as_json) as job:
-        number, plan = job.best()
-        network = job.trained(number, plan)
+        network = job.trained(*job.best())
         proof = job.prove(job.lower(network), network)
     if as_json:
         print(proof.to_json(), end="")
@@ -296,10 +304,10 @@ def measure_command(
     """Metric, bytes, latency and peak memory of a file, on a task's data."""
     from trimtab.lower import load
     from trimtab.measure import measure
-    from trimtab.tasks import load_task
 
+    _read(file)
     artifact = load("onnxruntime", file).with_threads(threads)
-    found = measure(artifact, load_task(task, _settings(setting)), threads=threads, batch=batch)
+    found = measure(artifact, _task(task, setting), threads=threads, batch=batch)
     if as_json:
         print(found.to_json(), end="")
         return
@@ -323,6 +331,21 @@ def _job(run: Path, quiet: bool) -> Any:
     from trimtab.report import stages
 
     return Job.load(run, progress=stages(quiet))
+
+
+def _task(spec: str, setting: Sequence[str] | None) -> Any:
+    from trimtab.tasks import load_task, validate
+
+    task = load_task(spec, _settings(setting))
+    validate(task)
+    return task
+
+
+def _captured(task: Any) -> Any:
+    from trimtab.graph import capture
+    from trimtab.measure import first_rows
+
+    return capture(task.model, task.example if task.example is not None else first_rows(task.train, 3))
 
 
 def _settings(pairs: Sequence[str] | None) -> dict[str, str]:

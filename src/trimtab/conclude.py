@@ -1,10 +1,11 @@
 """The end of a run: the artifact is proved and measured on the test split, and the answer written down."""
 
+import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
 
 from trimtab.graph import Network
-from trimtab.job import Job
+from trimtab.job import Job, Options
 from trimtab.lower import Artifact
 from trimtab.measure import artifact_peak, bootstrap_drop, bops, evaluate, first_rows, latencies, macs
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result
@@ -18,7 +19,7 @@ _UNITS = {"size": "B", "memory": "B", "latency": "ms"}
 def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: int) -> Result:
     """Lower, prove and measure the chosen attempt; write `model`, `plan.json`, `result.json`, `report.html`."""
     plan = tried[chosen].plan
-    network = job.trained(chosen, plan)
+    network = job.trained(chosen, tried[chosen])
     with job.stage("lower"):
         artifact = job.lower(network)
     with job.stage("prove"):
@@ -41,7 +42,7 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         proof=proof,
         artifact=str(artifact.path),
         seconds={**job.run.seconds(), "total": job.spent()},
-        frontier=(*(rung.as_point() for rung in rungs), *(_point(i, attempt) for i, attempt in enumerate(tried))),
+        frontier=(*(rung.as_point() for rung in rungs), *_points(job, tried)),
         notes=tuple(job.notes),
     )
     job.run.write("plan.json", plan.to_json())
@@ -84,15 +85,13 @@ def broken_limits(budget: Budget, baseline: Measurement, compressed: Measurement
     """One phrase for every limit that the measured artifact does not keep."""
     broken = []
     for limit in budget.limits:
-        if limit.quantity == "drop":
-            measured, bound = drop.value, limit.at_most
-        else:
-            measured = value_of(limit.quantity, compressed)
-            bound = limit.bound(value_of(limit.quantity, baseline) or 0.0)
+        is_drop = limit.quantity == "drop"
+        measured = drop.value if is_drop else value_of(limit.quantity, compressed)
+        before = 0.0 if is_drop else value_of(limit.quantity, baseline) or 0.0
         if measured is None:
             broken.append(f"{limit.quantity} could not be measured")
-        elif measured > bound:
-            broken.append(f"{limit.quantity} is {measured:.6g}, the limit {bound:.6g}")
+        elif not limit.allows(measured, before):
+            broken.append(f"{limit.quantity} is {measured:.6g}, the limit {limit.bound(before):.6g}")
     return broken
 
 
@@ -107,7 +106,7 @@ def _why(job: Job, broken: Sequence[str], rungs: Sequence[Rung], tried: Sequence
                 parts.append(f"the smallest {limit.quantity} within reach is {least:.6g}")
     drop = job.budget.limit("drop")
     if drop is not None:
-        keeping = [j for j in (*(r.judgement for r in rungs), *(a.judgement for a in tried)) if j.drop <= drop.at_most]
+        keeping = [j for j in (*(r.judgement for r in rungs), *(a.judgement for a in tried)) if drop.allows(j.drop)]
         if keeping:
             nearest = min(keeping, key=lambda judgement: judgement.costs["size"])
             parts.append(
@@ -116,10 +115,12 @@ def _why(job: Job, broken: Sequence[str], rungs: Sequence[Rung], tried: Sequence
     return "; ".join(parts)
 
 
-def _point(number: int, attempt: Attempt) -> FrontierPoint:
-    return FrontierPoint(
-        costs=attempt.judgement.costs, drop=attempt.judgement.drop, recovered=True, label=f"attempt {number + 1}"
-    )
+def _points(job: Job, tried: Sequence[Attempt]) -> list[FrontierPoint]:
+    judged = [attempt.judgement for attempt in tried]
+    return [
+        FrontierPoint(costs=j.costs, drop=j.drop, recovered=job.options.recover, label=f"attempt {number}")
+        for number, j in enumerate(judged, start=1)
+    ]
 
 
 def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tuple[LayerRow, ...]:
@@ -150,14 +151,18 @@ def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tup
 
 
 def _command(job: Job) -> str:
-    header = job.run.header
-    settings = "".join(f" --set {key}={value}" for key, value in header["settings"].items())
-    limits = "".join(
-        f" --{limit.quantity} {limit.at_most:g}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}"
-        for limit in job.budget.limits
-    )
-    options = "".join(
-        f" --{name} {value}" for name, value in header["options"].items() if name in {"epochs", "minutes"} and value
-    )
-    no_recover = "" if header["options"]["recover"] else " --no-recover"
-    return f"trimtab compress {header['task']}{settings}{limits}{options}{no_recover} --seed {job.seed}"
+    """What gives this result again."""
+    header, options = job.run.header, job.options
+    words = ["trimtab", "compress", header["task"]]
+    for key, value in header["settings"].items():
+        words += ["--set", f"{key}={value}"]
+    for limit in job.budget.limits:
+        words += [
+            f"--{limit.quantity}",
+            f"{limit.at_most!r}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}",
+        ]
+    for name in ("epochs", "minutes", "criterion"):
+        if getattr(options, name) != Options.model_fields[name].default:
+            words += [f"--{name}", str(getattr(options, name))]
+    words += [] if options.recover else ["--no-recover"]
+    return shlex.join([*words, "--target", job.target.name, "--seed", str(job.seed)])

@@ -3,6 +3,7 @@
 `compress` strings the stages together; the subcommands that take a RUN call them one by one.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -10,19 +11,22 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from pydantic import Field
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from trimtab.apply import apply
-from trimtab.errors import RunError
+from trimtab.errors import ConfigError, RunError
 from trimtab.graph import Network, capture
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
 from trimtab.measure import artifact_peak, bops, drop_of, evaluate, first_rows, latencies, macs
 from trimtab.plan import Budget, Plan, Proof, Record
-from trimtab.recover import recover, settle
+from trimtab.prune import CRITERIA
+from trimtab.recover import Settings, recover, settle
+from trimtab.recover.checkpoint import digest
 from trimtab.recover.seeding import seeded
 from trimtab.report import Stages
 from trimtab.run import Run
@@ -35,6 +39,7 @@ from trimtab.search import (
     anchored,
     best_of,
     build_profile,
+    fitting_plan,
     search,
     widest_plan,
 )
@@ -44,6 +49,8 @@ from trimtab.tasks.rows import batches_in, count
 
 ARTIFACT, FLOAT_ARTIFACT, CANDIDATE = "model", "float", "candidate"
 _LATENCY_SECONDS = 1.0
+_SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
+"""Where no channel is gone, batch norm's statistics are right from the start: batches would only add noise."""
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
 
 
@@ -55,11 +62,11 @@ class Options(Record):
     """
 
     recover: bool = True
-    epochs: int | None = None
-    minutes: float | None = None
-    rounds: int = 3
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    rounds: Annotated[int, Field(ge=1)] = 3
     criterion: str = "taylor"
-    calibration_rows: int = 1024
+    calibration_rows: Annotated[int, Field(ge=1)] = 1024
 
 
 class Job:
@@ -88,19 +95,29 @@ class Job:
         settings: Mapping[str, str] | None = None,
         progress: Stages,
     ) -> Self:
-        """Begin or continue the run in `path`. `spec` and `settings` are what the command line calls the task."""
+        """Begin or continue the run in `path`. `spec` and `settings` are what the command line calls the task.
+
+        Raises: TrimtabError of one line for what is wrong with the options, the task (before anything is written), the
+                folder, or the network in it.
+        """
+        if seed < 0:
+            raise ConfigError(f"seed: must be 0 or more, got {seed}")
         target_of(target)
+        CRITERIA.load(options.criterion)
         validate(task)
-        run = Run.open(
-            path,
-            task=spec or task.name,
-            settings=settings or {},
-            target=target,
-            seed=seed,
-            budget=budget,
-            options=options.model_dump(),
-        )
-        return cls(run, task, progress=progress)
+        try:
+            run = Run.open(
+                path,
+                task=spec or task.name,
+                settings=settings or {},
+                target=target,
+                seed=seed,
+                budget=budget,
+                options=options.model_dump(),
+            )
+        except OSError as error:
+            raise RunError(f"{path}: the folder cannot be written ({error.strerror}); give another --run") from error
+        return cls._opened(run, task, progress)
 
     @classmethod
     def load(cls, path: str | Path, *, progress: Stages) -> Self:
@@ -108,10 +125,21 @@ class Job:
         run = Run.load(path)
         try:
             task = load_task(run.header["task"], run.header["settings"])
-            return cls(run, task, progress=progress)
+            validate(task)
         except BaseException:
             run.close()
             raise
+        return cls._opened(run, task, progress)
+
+    @classmethod
+    def _opened(cls, run: Run, task: Task, progress: Stages) -> Self:
+        try:
+            job = cls(run, task, progress=progress)
+            job._check_network()
+        except BaseException:
+            run.close()
+            raise
+        return job
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +167,17 @@ class Job:
         with self.stage("capture"):
             return capture(self.task.model, self.example)
 
+    def _check_network(self) -> None:
+        """Remember the network's structure and weights. Raises: RunError when the folder is of other ones."""
+        found = {"structure": self.network.fingerprint, "weights": digest(self.network.state_dict())}
+        known = self.run.remember("network", lambda: found)
+        for what, value in found.items():
+            if known[what] != value:
+                raise RunError(
+                    f"{self.run.path}: is a run of a network with other {what} (sha256 {known[what][:12]}…, "
+                    f"the task's is {value[:12]}…); restore the model, give another --run, or delete the folder"
+                )
+
     @cached_property
     def example(self) -> Inputs:
         """Three rows of what the network takes."""
@@ -157,9 +196,7 @@ class Job:
             metric = evaluate(self.float_artifact, self.task.val, self.task.metric).value
             return {**self._costs(self.float_artifact, self.network, None), "metric": metric}
 
-        network = self.network
         with self.stage("baseline"):
-            assert network is not None
             return dict(self.run.remember("baseline", compute))
 
     # ── profile and search ──────────────────────────────────────────────────────────────────────────────────────────
@@ -203,23 +240,9 @@ class Job:
 
     def fitting(self) -> Plan | None:
         """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop."""
-        profile = self.profile
-        tighten: dict[str, float] = {}
+        profile, baseline = self.profile, self.baseline
         with self.stage("search"):
-            for _ in range(5):
-                plan = search(profile, self.budget, tighten=tighten)
-                if plan is None:
-                    return None
-                costs = self.judged(plan).costs
-                over = [
-                    limit for limit in self.judged(plan).broken(self.budget, self.baseline) if limit.quantity != "drop"
-                ]
-                if not over:
-                    return plan
-                for limit in over:
-                    excess = costs[limit.quantity] / limit.bound(self.baseline[limit.quantity])
-                    tighten[limit.quantity] = tighten.get(limit.quantity, 1.0) / (excess * 1.005)
-        return None
+            return fitting_plan(profile, self.budget, baseline, self.judged)
 
     # ── carry a plan out ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -247,36 +270,34 @@ class Job:
         return Judgement(**self.run.remember(f"judged {plan.to_json()}", compute))
 
     def carry_out(self, proposal: Proposal, tried: list[Attempt]) -> Attempt:
-        """Apply, recover, lower and judge; the trained weights are kept in `network-<number>.safetensors`."""
+        """Apply, recover, lower and judge; the trained weights are kept in `network-<attempt>.safetensors`."""
         number = len(tried)
+        key = _key(number, proposal)
 
         def compute() -> dict[str, Any]:
             network = self._beginning(proposal, tried)
             if self.options.recover:
-                network = self._recovered(network, number)
-            self.run.write(_weights(number), save_tensors(network.state_dict()))
+                network = self._recovered(network, number, proposal)
+            self.run.write(_file("network", key), save_tensors(network.state_dict()))
             judged = self._judge(network, proposal.plan)
             return Attempt(plan=proposal.plan, judgement=judged, continues=proposal.continues).model_dump(mode="json")
 
-        remembered = self.run.remember(f"attempt {number} {proposal.to_json()}", compute)
-        return Attempt.from_json(json.dumps(remembered), where=f"{self.run.path}: attempt {number}")
+        return self._attempt(key, self.run.remember(key, compute))
 
-    def attempts(self) -> list[Attempt]:
-        """What was carried out so far in this run, in order."""
-        return [Attempt.from_json(json.dumps(value), where=key) for key, value in self.run.remembered("attempt ")]
+    def _attempt(self, key: str, value: Any) -> Attempt:
+        return Attempt.from_json(json.dumps(value), where=f"{self.run.path}: {key.partition('{')[0].strip()}")
 
-    def best(self) -> tuple[int, Plan]:
-        """The attempt that the run delivers. Raises: RunError when there is none yet."""
-        attempts = self.attempts()
-        if not attempts:
-            raise RunError(f"{self.run.path}: nothing was carried out yet; run `trimtab compress` on it first")
-        number = best_of(self.budget, self.baseline, attempts)
-        return number, attempts[number].plan
+    def best(self) -> tuple[int, Attempt]:
+        """The attempt that the run delivers, with its number. Raises: RunError when there is none yet."""
+        known = [(int(key.split()[1]), self._attempt(key, value)) for key, value in self.run.remembered("attempt ")]
+        if not known:
+            raise RunError(f"{self.run.path}: nothing was carried out yet; run `trimtab recover` on it first")
+        return known[best_of(self.budget, self.baseline, [attempt for _, attempt in known])]
 
-    def trained(self, number: int, plan: Plan) -> Network:
+    def trained(self, number: int, attempt: Attempt) -> Network:
         """The network of an attempt, with the weights that it ended with."""
-        network = self.settled(plan)
-        network.load_state_dict(load_tensors(self.run.read(_weights(number))))
+        network = self.settled(attempt.plan)
+        network.load_state_dict(load_tensors(self.run.read(_file("network", _key(number, attempt)))))
         network.eval()
         return network
 
@@ -292,9 +313,9 @@ class Job:
     def _beginning(self, proposal: Proposal, tried: list[Attempt]) -> Network:
         if proposal.continues is None:
             return self.settled(proposal.plan)
-        return self.trained(proposal.continues, proposal.plan)
+        return self.trained(proposal.continues, tried[proposal.continues])
 
-    def _recovered(self, network: Network, number: int) -> Network:
+    def _recovered(self, network: Network, number: int, proposal: Proposal) -> Network:
         steps = batches_in(self.task.train)
         epochs = self.options.epochs or max(1, min(_MOST_EPOCHS, round(_RECOVERY_STEPS / max(steps, 1))))
         with self.stage("recover", total=epochs * steps) as advance:
@@ -311,7 +332,8 @@ class Job:
                 teacher=self.network,
                 epochs=epochs,
                 seed=self.seed + number,
-                checkpoint=self.run.file(f"recover-{number}.safetensors"),
+                settings=_SETTINGS if proposal.plan.groups else _SETTINGS_UNCUT,
+                checkpoint=self.run.file(_file("recover", _key(number, proposal))),
                 on_step=on_step,
                 deadline=self._deadline(),
             ).network
@@ -329,11 +351,12 @@ class Job:
         if self.budget.limit("latency") is not None:
             costs["latency"] = self._milliseconds(artifact)
         if self.budget.limit("memory") is not None:
-            costs["memory"] = float(artifact_peak(artifact, batch=batch, threads=threads) or "nan")
+            peak = artifact_peak(artifact, batch=batch, threads=threads)
+            costs |= {} if peak is None else {"memory": float(peak)}
         return costs
 
     def _milliseconds(self, artifact: Artifact) -> float:
-        """Latency beside the float network's, in turn, on the scale of the baseline: machines drift between two looks."""
+        """Latency beside the float network's, in turn, on the baseline's scale: machines drift between two looks."""
         inputs = first_rows(self.task.val, self.target.batch)
         both = {"it": artifact, "float": self.float_artifact}
         timed = latencies(both, inputs, threads=self.target.threads, seconds=_LATENCY_SECONDS)
@@ -356,5 +379,10 @@ class Job:
         return deadline is not None and time.monotonic() >= deadline
 
 
-def _weights(number: int) -> str:
-    return f"network-{number}.safetensors"
+def _key(number: int, tried: Proposal | Attempt) -> str:
+    """Names an attempt: its place, its plan, and what it began from."""
+    return f"attempt {number} {Proposal(plan=tried.plan, continues=tried.continues).to_json()}"
+
+
+def _file(kind: str, key: str) -> str:
+    return f"{kind}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors"

@@ -32,7 +32,7 @@ class Registry:
         self._extras[name] = extra
 
     def load(self, name: str) -> Any:
-        """The attribute behind `name`. Raises: ConfigError for an unknown name, MissingPackageError for a missing extra."""
+        """What is behind `name`. Raises: ConfigError for an unknown name, MissingPackageError for a missing extra."""
         if name not in self._entries:
             raise ConfigError(f"unknown {self.kind} {name!r}; known: {', '.join(sorted(self._entries))}")
         module, attribute = self._entries[name].split(":")
@@ -40,9 +40,8 @@ class Registry:
             return getattr(import_module(module), attribute)
         except ModuleNotFoundError as error:
             if self._extras[name] and not (error.name or "").startswith("trimtab"):
-                raise MissingPackageError(
-                    f"{self.kind} {name!r} needs the package {error.name!r}; pip install 'trimtab[{self._extras[name]}]'"
-                ) from error
+                remedy = f"pip install 'trimtab[{self._extras[name]}]'"
+                raise MissingPackageError(f"{self.kind} {name!r} needs the package {error.name!r}; {remedy}") from error
             raise
 
     def __iter__(self) -> Iterator[str]:

@@ -51,7 +51,7 @@ def test_the_cut_network_is_clean_and_the_original_untouched() -> None:
 def test_written_out_sizes_follow() -> None:
     network = capture(LeNet(), torch.randn(2, 1, 28, 28))
     small = cut(network, {"conv2": [0, 5, 9]})
-    view = small.module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default)[0]
+    view = small.module.graph.find_nodes(op="call_function", target=torch.ops.aten.reshape.default)[0]
     assert view.args[1] == [-1, 3 * 4 * 4]
     assert small.module.get_parameter("fc1.weight").shape == (120, 48)
     assert network.terms("fc1.weight", 1) == ((16, ("conv2",)),)

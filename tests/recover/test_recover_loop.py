@@ -10,15 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import trimtab.recover.epoch
-import trimtab.recover.loop
 from trimtab.apply import apply
 from trimtab.errors import ConfigError, TaskError
 from trimtab.graph import capture
 from trimtab.lower import onnxruntime
 from trimtab.measure.metric import evaluate
 from trimtab.plan import LayerDecision, Plan
-from trimtab.recover import Settings, recover, settle
+from trimtab.recover import Settings, epoch, loop, recover, settle
 from trimtab.tasks.task import Task
 
 
@@ -139,8 +137,8 @@ def test_the_deadline_stops_at_the_end_of_a_batch(lab, monkeypatch, tmp_path, de
     """The clock is looked at once an epoch and once a batch, and each time a second has passed."""
     clock = count()
     fake = SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr(trimtab.recover.epoch, "time", fake)
-    monkeypatch.setattr(trimtab.recover.loop, "time", fake)
+    monkeypatch.setattr(epoch, "time", fake)
+    monkeypatch.setattr(loop, "time", fake)
     steps, path = [], tmp_path / "c.safetensors"
     result = recover(
         lab.damaged, lab.task, epochs=2, deadline=deadline, checkpoint=path, on_step=lambda done, *_: steps.append(done)
@@ -228,7 +226,7 @@ def test_the_task_may_have_named_inputs_and_several_outputs():
 @pytest.mark.parametrize(("freeze_at", "moving"), [(1.0, 20), (0.0, 0), (0.7, 14)])
 def test_batch_norm_is_frozen_from_the_given_step_on(lab, monkeypatch, freeze_at, moving):
     seen = []
-    step = trimtab.recover.epoch.Trainer.step
+    step = epoch.Trainer.step
 
     def watched(self, *args):
         before = dict(self.network.named_buffers())["bn2.running_mean"].clone()
@@ -236,7 +234,7 @@ def test_batch_norm_is_frozen_from_the_given_step_on(lab, monkeypatch, freeze_at
         seen.append(not torch.equal(before, dict(self.network.named_buffers())["bn2.running_mean"]))
         return value
 
-    monkeypatch.setattr(trimtab.recover.epoch.Trainer, "step", watched)
+    monkeypatch.setattr(epoch.Trainer, "step", watched)
     recover(lab.damaged, lab.task, epochs=2, settings=Settings(freeze_norm_at=freeze_at))
     assert seen == [True] * moving + [False] * (20 - moving)
 
@@ -244,9 +242,9 @@ def test_batch_norm_is_frozen_from_the_given_step_on(lab, monkeypatch, freeze_at
 def test_a_network_without_batch_norm_keeps_its_dropout_to_the_end(lab, monkeypatch):
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).eval()
     modes = []
-    step = trimtab.recover.epoch.Trainer.step
+    step = epoch.Trainer.step
     monkeypatch.setattr(
-        trimtab.recover.epoch.Trainer,
+        epoch.Trainer,
         "step",
         lambda self, *args: (modes.append(self.network.training), step(self, *args))[1],
     )

@@ -37,6 +37,7 @@ def capture(model: nn.Module, example: Inputs) -> Network:
         program = _export(model, inputs)
     module = copy_module(program.module(check_guards=False))
     _drop_assertions(module)
+    _views_as_reshapes(module)
     mark_switches(module)
     return Network(module, inputs)
 
@@ -45,6 +46,13 @@ def _drop_assertions(module: fx.GraphModule) -> None:
     """Remove the assertions on dtypes that export adds before casts: a network may be cast as a whole."""
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
         module.graph.erase_node(node)
+    module.recompile()
+
+
+def _views_as_reshapes(module: fx.GraphModule) -> None:
+    """A reshape is a view where it can be, and takes channels-last tensors too, on which convolutions are faster."""
+    for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
     module.recompile()
 
 

@@ -131,7 +131,8 @@ class Network:
 
     def clone(self) -> "Network":
         """A deep copy that shares nothing."""
-        other = Network(copy_module(self.module), copy.deepcopy(self.example))
+        other = Network.__new__(Network)  # not propagated again: a copied graph keeps its shapes
+        other.module, other.example = copy_module(self.module), copy.deepcopy(self.example)
         other.training = self.training
         return other
 

@@ -1,9 +1,10 @@
-"""Rewrites of an exported ONNX graph: so that the runtime fuses it into integer kernels, and that the file holds nothing idle.
+"""Rewrites of an exported ONNX graph: the runtime fuses it into integer kernels, and the file holds nothing idle.
 
 Each pass changes the model in place and keeps what it computes.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,17 +38,18 @@ def integer_passes(model: ir.Model) -> None:
 
 
 def mean_as_global_pool(graph: ir.Graph) -> None:
-    """ReduceMean over the two spatial dimensions, kept, is GlobalAveragePool: that one has an integer kernel."""
+    """ReduceMean over all spatial dimensions, kept, is GlobalAveragePool: that one has an integer kernel."""
     for node in list(graph):
-        if node.op_type == "ReduceMean" and _keeps(node) and len(_shape(node.inputs[0])) == 4:
+        rank = len(_shape(node.inputs[0])) if node.op_type == "ReduceMean" else 0
+        if rank in {3, 4} and _keeps(node):
             axes = _numbers(node.inputs[1])
-            if axes is not None and sorted(int(a) % 4 for a in axes) == [2, 3]:
+            if axes is not None and sorted(int(a) % rank for a in axes) == list(range(2, rank)):
                 pool = ir.node("GlobalAveragePool", [node.inputs[0]], num_outputs=1)
                 _replace(graph, node, pool)
 
 
 def move_codes(graph: ir.Graph) -> None:
-    """Operators that only move values move the codes: dequantize after them, not before; padding becomes the zero point."""
+    """Operators that only move values move the codes: they are dequantized after; padding becomes the zero point."""
     for node in list(graph):
         source = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
         if node.op_type not in _MOVES or source is None or source.op_type != "DequantizeLinear":
@@ -74,7 +76,8 @@ def linear_bias_as_integers(graph: ir.Graph) -> None:
         x, weight = (value.producer() if value is not None else None for value in node.inputs[:2])
         if not (_decodes(x) and _decodes(weight)):
             continue
-        assert x is not None and weight is not None
+        assert x is not None
+        assert weight is not None
         x_scale, w_scale, bias = _numbers(x.inputs[1]), _numbers(weight.inputs[1]), _numbers(node.inputs[2])
         if x_scale is None or w_scale is None or bias is None:
             raise LoweringError(f"{node.name}: scales and bias of an integer linear layer must be constants")
@@ -150,16 +153,24 @@ def shorten(model: ir.Model) -> dict[str, str]:
 
 def _drop_defaults(node: ir.Node) -> None:
     for name, attribute in list(node.attributes.items()):
-        if name in _DEFAULTS and attribute.value == _DEFAULTS[name]:
+        if _is_default(node, name, attribute.value):
             del node.attributes[name]
-        elif name in {"pads", "dilations", "strides"} and set(attribute.value) == {0 if name == "pads" else 1}:
-            del node.attributes[name]
-        elif name == "kernel_shape" and node.op_type == "Conv":
-            del node.attributes[name]
-        elif name == "axis" and node.op_type == "QuantizeLinear":
-            del node.attributes[name]
-        elif name == "axis" and node.op_type == "DequantizeLinear" and not _is_vector(node.inputs[1]):
-            del node.attributes[name]
+
+
+def _is_default(node: ir.Node, name: str, value: Any) -> bool:
+    match name:
+        case "pads":
+            return set(value) == {0}
+        case "dilations" | "strides":
+            return set(value) == {1}
+        case "kernel_shape":
+            return node.op_type == "Conv"
+        case "axis":
+            return node.op_type == "QuantizeLinear" or (
+                node.op_type == "DequantizeLinear" and not _is_vector(node.inputs[1])
+            )
+        case _:
+            return name in _DEFAULTS and bool(value == _DEFAULTS[name])
 
 
 def _keeps(node: ir.Node) -> bool:

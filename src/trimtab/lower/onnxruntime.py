@@ -1,6 +1,8 @@
 """The target `onnxruntime`: an ONNX file of Q/DQ pairs that ONNX Runtime fuses into integer kernels on the CPU."""
 
+import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import onnx_ir as ir
 from torch import nn
 from torch.fx import GraphModule
 
+from trimtab.graph.source import of_text
 from trimtab.lower.artifact import Artifact
 from trimtab.lower.export import export_onnx
 from trimtab.lower.kernels import Kernels
@@ -35,6 +38,7 @@ _MOVES = {
     *("QuantizeLinear", "ReorderInput", "ReorderOutput", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose"),
     "Unsqueeze",
 }
+_WEIGHT_READERS = {"DequantizeLinear", "Transpose", "Identity"}
 _INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInteger", "DynamicQuantize")
 
 
@@ -58,10 +62,10 @@ class OnnxRuntime:
     def lower(self, folded: GraphModule, example: Inputs, path: Path, restore: Any = None) -> Artifact:
         """Write a folded graph (`quant.fold`) to `path`."""
         model = export_onnx(folded, example)
+        names = _origins(model.graph, folded)
         integer_passes(model)
         renamed = shorten(model)
-        layers = {f"folded.{n.name}": str(n.meta["layer"]) for n in folded.graph.nodes if "layer" in n.meta}
-        origins = {short: layers.get(old.rpartition(".")[0], old) for short, old in renamed.items()}
+        origins = {short: names[old] for short, old in renamed.items() if old in names}
         atomic_write(path, ir.to_proto(model).SerializeToString(deterministic=True))
         return Artifact(path, self.capabilities, restore=restore, origins=origins)
 
@@ -80,16 +84,57 @@ class OnnxRuntime:
         integer: Counter[str] = Counter()
         floating: Counter[str] = Counter()
         fallbacks = []
-        decoded = {
-            out: list(node.input) for node in graph.node if node.op_type == "DequantizeLinear" for out in node.output
-        }
+        origins = _inherited(graph, artifact.origins)
+        codes: set[str] = set()
         for node in graph.node:
+            moves = node.op_type in _MOVES or (node.op_type == "Clip" and node.input[0] in codes)
             if node.op_type.startswith(_INTEGER_PREFIXES):
                 integer[node.op_type] += 1
-            elif node.op_type not in _MOVES:
+            elif not moves:
                 floating[node.op_type] += 1
-                names = [source for name in node.input[1:] for source in decoded.get(name, [name])]
-                origin = next((artifact.origins[name] for name in names if name in artifact.origins), None)
-                origin = origin or next((artifact.origins.get(name, name) for name in node.output), "")
-                fallbacks.append(f"{origin}: {node.op_type} runs in float")
+                where = next((origins[name] for name in node.output if name in origins), node.op_type)
+                fallbacks.append(f"{where}: {node.op_type} runs in float")
+            if _gives_codes(node, codes, moves):
+                codes.update(node.output)
         return Kernels(integer=dict(integer), floating=dict(floating), fallbacks=tuple(fallbacks))
+
+
+def _gives_codes(node: Any, codes: set[str], moves: bool) -> bool:
+    if node.op_type == "DequantizeLinear":
+        return False
+    return node.op_type.startswith(("QuantizeLinear", "QLinear")) or (moves and bool(codes.intersection(node.input)))
+
+
+def _origins(graph: ir.Graph, folded: GraphModule) -> dict[str, str]:
+    """Names of values in an exported graph → the layer, or the operator and its place in the user's code."""
+    layers = {f"folded.{n.name}": str(n.meta["layer"]) for n in folded.graph.nodes if "layer" in n.meta}
+    owners = ((name, name.rpartition(".")[0]) for name in graph.initializers)
+    constants = {name: layers.get(owner, owner) for name, owner in owners if owner and "fake_quantize" not in owner}
+    found: dict[str, str] = {}
+    for node in graph:
+        read = [constants[value.name] for value in node.inputs if value is not None and value.name in constants]
+        names = {out.name or "": read[0] if read else _place(node) for out in node.outputs}
+        if node.op_type in _WEIGHT_READERS:
+            constants.update(names if read else {})
+        elif node.op_type not in _MOVES:
+            found.update(names)
+    return found
+
+
+def _place(node: ir.Node) -> str:
+    """`relu (net.py:12 in forward)`, from what the exporter noted."""
+    known = re.match(r"%(\w+)", node.metadata_props.get("pkg.torch.onnx.fx_node", ""))
+    name = known[1] if known else node.op_type
+    place = of_text(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
+    return f"{name} ({place})" if place else name
+
+
+def _inherited(graph: Any, origins: Mapping[str, str]) -> dict[str, str]:
+    """Values that the runtime added are named after what reads them."""
+    found = dict(origins)
+    for node in reversed(graph.node):
+        reading = next((found[name] for name in node.output if name in found), None)
+        if reading and node.op_type not in _MOVES:
+            for name in node.input:
+                found.setdefault(name, reading)
+    return found

@@ -13,7 +13,7 @@ from trimtab.lower.artifact import Artifact
 from trimtab.lower.targets import backend
 from trimtab.plan import Proof
 from trimtab.quant import IntegerSimulation, fold
-from trimtab.tasks.task import Loader, call
+from trimtab.tasks.task import Loader, call, evaluating
 
 
 def prove(artifact: Artifact, network: Network, loader: Loader) -> Proof:
@@ -24,8 +24,8 @@ def prove(artifact: Artifact, network: Network, loader: Loader) -> Proof:
     integer = IntegerSimulation(fold(network.module))
     rows = agreeing = identical = 0
     largest = 0.0
-    network.eval()
-    with torch.inference_mode():
+    finite = True
+    with evaluating(network), torch.inference_mode():
         for inputs, _ in loader:
             executed = _flat(call(artifact, inputs))
             simulated = _flat(call(network, inputs))
@@ -33,10 +33,11 @@ def prove(artifact: Artifact, network: Network, loader: Loader) -> Proof:
             rows += len(executed[0])
             agreeing += int(_all_rows(_same_prediction(a, b) for a, b in zip(executed, simulated, strict=True)).sum())
             identical += int(_all_rows(_same_row(a, b) for a, b in zip(executed, exact, strict=True)).sum())
+            finite = finite and all(bool(value.isfinite().all()) for value in (*executed, *simulated))
             largest = max(largest, *(float((a - b).abs().max()) for a, b in zip(executed, simulated, strict=True)))
     if not rows:
         raise TaskError("prove: the data has no rows; give at least one batch")
-    if largest != largest or largest == float("inf"):
+    if not finite:
         raise NumericsError(f"{artifact.path}: an output is not finite; the artifact is not proved")
     kernels = backend(artifact.target.name).kernels(artifact)
     return Proof(

@@ -13,7 +13,7 @@ from trimtab.lower.kernels import Kernels
 from trimtab.plan import Target
 from trimtab.quant import fold
 from trimtab.registry import Registry
-from trimtab.tasks.task import Inputs
+from trimtab.tasks.task import Inputs, evaluating
 
 TARGETS = Registry("target", {"onnxruntime": "trimtab.lower.onnxruntime:OnnxRuntime"})
 
@@ -42,14 +42,15 @@ def target(name: str) -> Target:
 
 def lower(network: Network, target: Target, path: Path) -> Artifact:
     """Write a network for `target`: integer where it is fake-quantized, float elsewhere. Raises: LoweringError."""
-    network.eval()
-    return backend(target.name).lower(fold(network.module), network.example, Path(path), _structure(network))
+    with evaluating(network):
+        folded = fold(network.module)
+    return backend(target.name).lower(folded, network.example, Path(path), _structure(network))
 
 
 def lower_float(network: Network, target: Target, path: Path) -> Artifact:
-    """Write the network in float through the standard exporter: the baseline that sizes and speeds are compared with."""
-    network.eval()
-    return backend(target.name).lower_float(network.module, network.example, Path(path), _structure(network))
+    """Write the network in float through the standard exporter: the baseline of sizes and speeds."""
+    with evaluating(network):
+        return backend(target.name).lower_float(network.module, network.example, Path(path), _structure(network))
 
 
 def _structure(network: Network) -> Any:

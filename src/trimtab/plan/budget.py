@@ -30,16 +30,35 @@ _EXAMPLES = {
 }
 
 
+_ROUNDING = 1e-9
+
+
 class Limit(Record):
-    """`quantity` is at most `at_most`: a fraction of the original when `relative`, else bytes, ms, MACs, BOPs or metric units."""
+    """`quantity` is at most `at_most`: a fraction of the original when `relative`, else in its own unit.
+
+    Units: bytes, milliseconds, MACs and BOPs a sample; a drop is in units of the metric.
+    """
 
     quantity: Quantity
     at_most: Annotated[float, Field(ge=0)]
     relative: bool = False
 
+    @model_validator(mode="after")
+    def _can_be_kept(self) -> "Limit":
+        if self.quantity == "drop" and self.relative:
+            raise ValueError("drop is in the metric's own unit; it cannot be relative")
+        if self.quantity != "drop" and self.at_most == 0:
+            raise ValueError(f"{self.quantity} 0 leaves nothing; give more, such as {_EXAMPLES[self.quantity]}")
+        return self
+
     def bound(self, baseline: float) -> float:
         """The limit in absolute units, given the original network's value."""
         return self.at_most * baseline if self.relative else self.at_most
+
+    def allows(self, value: float, baseline: float = 0.0) -> bool:
+        """Whether a value keeps it, given the original network's; what rounding adds to a difference is let go."""
+        bound = self.bound(baseline)
+        return value <= bound + _ROUNDING * max(1.0, bound)
 
     def __str__(self) -> str:
         return f"{self.quantity} ≤ {self.at_most:.4g}{'x' if self.relative else ''}"
@@ -96,6 +115,11 @@ def parse_limit(quantity: Quantity, value: float | str) -> Limit:
     """Read `10%`, `0.5x`, `64kB`, `2ms`, `0.01`. Raises: ConfigError that shows what would be right."""
     if quantity not in _UNITS:
         raise ConfigError(f"budget: unknown quantity {quantity!r}; known: {', '.join(_UNITS)}")
+    if re.match(r"\s*-", str(value)):
+        raise ConfigError(
+            f"budget: {quantity} {value!r} is below 0 and asks for what compression cannot give; "
+            f"write it like {_EXAMPLES[quantity]}"
+        )
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([%A-Za-zµ]*)\s*", str(value))
     if match is None:
         raise _unreadable(quantity, value)
@@ -103,20 +127,18 @@ def parse_limit(quantity: Quantity, value: float | str) -> Limit:
     if not math.isfinite(number):
         raise _unreadable(quantity, value)
     if unit in {"%", "x"} and quantity != "drop":
-        return _relative(quantity, value, number / 100 if unit == "%" else number)
+        return _limit(quantity, value, number / 100 if unit == "%" else number, relative=True)
     if unit == "%":
         return Limit(quantity="drop", at_most=number / 100)
     if unit not in _UNITS[quantity]:
         raise _unreadable(quantity, value)
-    return Limit(quantity=quantity, at_most=number * _UNITS[quantity][unit])
+    return _limit(quantity, value, number * _UNITS[quantity][unit], relative=False)
 
 
-def _relative(quantity: Quantity, value: float | str, fraction: float) -> Limit:
-    if fraction <= 0:
-        raise ConfigError(
-            f"budget: {quantity} {value!r} leaves nothing; give a fraction above 0, such as {_EXAMPLES[quantity]}"
-        )
-    return Limit(quantity=quantity, at_most=fraction, relative=True)
+def _limit(quantity: Quantity, value: float | str, at_most: float, *, relative: bool) -> Limit:
+    if at_most <= 0 and quantity != "drop":
+        raise ConfigError(f"budget: {quantity} {value!r} leaves nothing; give more, such as {_EXAMPLES[quantity]}")
+    return Limit(quantity=quantity, at_most=at_most, relative=relative)
 
 
 def _unreadable(quantity: str, value: float | str) -> ConfigError:

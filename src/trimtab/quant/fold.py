@@ -1,17 +1,21 @@
 """From the trained simulation to what a runtime executes: batch norm folded, weights as integer codes, rounded biases.
 
-The folded graph has `trimtab.quantize` / `trimtab.dequantize` where fake-quantization was. Executing it in float, executing
-it in integers (`integer.py`) and lowering it (`lower/`) are three readings of the same graph.
+The folded graph has `trimtab.quantize` / `trimtab.dequantize` where fake-quantization was. Executing it in float,
+executing it in integers (`integer.py`) and lowering it (`lower/`) are three readings of the same graph.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from trimtab.errors import LoweringError
 from trimtab.graph.copying import copy_module
 from trimtab.graph.layers import OPERATORS as LAYERS
+from trimtab.graph.source import of_node
+from trimtab.graph.values import bind
 from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
 from trimtab.quant.placement import (
@@ -35,7 +39,8 @@ _VANISHING = {
     aten.clone.default,
     aten.alias.default,
 }
-_POOLS = {aten.avg_pool1d.default, aten.avg_pool2d.default, aten.mean.dim, *ADAPTIVE_POOLS}
+AVERAGE_POOLS: set[object] = {aten.avg_pool1d.default, aten.avg_pool2d.default}
+_POOLS = {*AVERAGE_POOLS, *ADAPTIVE_POOLS, aten.mean.dim}
 
 
 def fold(module: GraphModule) -> GraphModule:
@@ -50,6 +55,8 @@ def fold(module: GraphModule) -> GraphModule:
             _canonical_mean(folded, node)
         elif node.target in ADAPTIVE_POOLS:
             _canonical_pool(node)
+        elif node.target in AVERAGE_POOLS:
+            _plain_windows(node)
     _erase_dead(folded)
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(folded.get_submodule(node.target), ActivationFakeQuantize):
@@ -93,8 +100,8 @@ def _limits(activation: Node) -> tuple[float, float]:
     """What a ReLU or hardtanh clamps to."""
     if activation.target in {aten.relu.default, aten.relu_.default}:
         return 0.0, math.inf
-    low, high = (*activation.args[1:], *(-1.0, 1.0)[len(activation.args) - 1 :])
-    return float(low), float(high)  # type: ignore[arg-type]
+    limits: list[Any] = [*activation.args[1:], -1.0, 1.0]
+    return float(limits[0]), float(limits[1] if len(activation.args) > 2 else 1.0)
 
 
 def _fold_layer(module: GraphModule, node: Node) -> None:
@@ -191,11 +198,43 @@ def _canonical_pool(node: Node) -> None:
         return
     window = [large // small for large, small in zip(before, after, strict=True)]
     node.target = aten.avg_pool1d.default if len(window) == 1 else aten.avg_pool2d.default
-    node.args = (node.args[0], window, window)
+    node.args = (node.args[0], window, window, [0] * len(window), False, True)
+
+
+def _plain_windows(node: Node) -> None:
+    """Average pooling as runtimes understand it: they divide by the whole window where padding is counted.
+
+    torch divides the partial windows of `ceil_mode` by the part inside the padded map.
+    """
+    given = bind(node)
+    if given.get("divisor_override"):
+        raise LoweringError(f"{of_node(node)}: average pooling with divisor_override has no runtime; multiply after it")
+    before, after = (list(value.meta["val"].shape[2:]) for value in (node.args[0], node))  # type: ignore[union-attr]
+    window, padding = (each(given[name], len(before)) for name in ("kernel_size", "padding"))
+    stride = each(given["stride"] or window, len(before))
+    ceiling, counted = bool(given["ceil_mode"]), bool(given["count_include_pad"])
+    sizes = zip(before, window, stride, padding, strict=True)
+    if [(n + 2 * p - k) // s + 1 for n, k, s, p in sizes] == after:
+        ceiling = False
+    elif any(padding) and counted:
+        raise LoweringError(
+            f"{of_node(node)}: average pooling with ceil_mode that counts its padding has no runtime; "
+            "set count_include_pad=False or pad before it"
+        )
+    else:
+        counted = False
+    node.args = (node.args[0], window, stride, padding, ceiling, counted)
+    node.kwargs = {}
+
+
+def each(setting: Any, rank: int) -> list[int]:
+    """One number for every dimension, from a number or a list of none, one or all."""
+    numbers = list(setting) if isinstance(setting, (list, tuple)) else [setting]
+    return numbers * rank if len(numbers) == 1 else numbers
 
 
 def _flatten_rows(module: GraphModule, node: Node) -> None:
-    """An integer linear layer over more than two dimensions reads and writes a matrix: runtimes have no other kernel."""
+    """An integer linear layer over more dimensions reads and writes a matrix: runtimes have no other kernel."""
     weight, shape = node.args[1], node.meta["val"].shape
     if len(shape) == 2 or not isinstance(weight, Node) or weight.target != DEQUANTIZE:
         return

@@ -18,13 +18,13 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from trimtab.graph.layers import OPERATORS as LAYERS
+from trimtab.quant.fold import AVERAGE_POOLS
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
 from trimtab.quant.placement import MOVES, pads_with_zero
 
 aten = torch.ops.aten
 
 _ADDITIONS: set[object] = {aten.add.Tensor, aten.add_.Tensor}
-_AVERAGE_POOLS: set[object] = {aten.avg_pool1d.default, aten.avg_pool2d.default}
 _PADS: set[object] = {aten.pad.default, aten.constant_pad_nd.default}
 
 
@@ -47,7 +47,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Pending:
-    """A kernel's result before it is written: `write(scale, zero_point)` gives codes before clamping, `read()` floats."""
+    """A kernel's result before it is written: `write(scale, zero_point)` gives unclamped codes, `read()` floats."""
 
     write: Callable[[Tensor, Tensor], Tensor]
     read: Callable[[], Tensor]
@@ -96,7 +96,7 @@ class IntegerSimulation(Interpreter):
             return _add(*args)
         if n.target == aten.mean.dim and _over_the_map(*args):
             return _average(args[0])
-        if n.target in _AVERAGE_POOLS:
+        if n.target in AVERAGE_POOLS:
             return _average_pool(n, *args)
         if n.target in MOVES and pads_with_zero(n):
             return _move(n, *args)
@@ -140,13 +140,17 @@ def _quantize(x: Any, scale: Tensor, zero_point: Tensor) -> Codes:
 
 def _add(a: Codes, b: Codes) -> Pending:
     def write(scale: Tensor, zero: Tensor) -> Tensor:
-        # Products are exact in float64, so rounding their sum to float32 once is the kernel's fused multiply-add.
+        # The order was found over all pairs of codes and 300 pairs of scales: 19.7 million sums without a difference.
         ra, rb = a.scale / scale, b.scale / scale
-        offset = zero - (ra * a.zero_point + rb * b.zero_point)
-        partial = (a.codes.double() * ra.double() + offset.double()).float()
-        return (b.codes.double() * rb.double() + partial.double()).float().round()
+        offset = zero - _fused(ra, a.zero_point, rb * b.zero_point)
+        return _fused(ra, a.codes, _fused(rb, b.codes, offset)).round()
 
     return Pending(write=write, read=lambda: a.values() + b.values())
+
+
+def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a·b + c, rounded to float32 once: the product of two float32 is exact in float64."""
+    return (a.double() * b.double() + c.double()).float()
 
 
 def _over_the_map(x: Codes, dims: Any = None, keepdim: bool = False, *_: Any) -> bool:
@@ -165,31 +169,24 @@ def _average(x: Codes) -> Pending:
 
 
 def _average_pool(
-    n: Node,
-    x: Codes,
-    window: list[int],
-    stride: list[int] | None = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_padding: bool = True,
-    divisor: int | None = None,
-) -> Pending | None:
+    n: Node, x: Codes, window: list[int], stride: list[int], padding: list[int], ceil_mode: bool, count_padding: bool
+) -> Pending:
     """The kernel adds floats one after the other, and adds the zero point before it rounds."""
-    if ceil_mode or divisor:
-        return None
-    steps = list(stride or window)
-    rank = len(window)
-    edges = [side for pad in reversed(_each(padding, rank)) for side in (pad, pad)]
+    maps = x.codes.shape[2:], n.meta["val"].shape[2:]
+    outside = [
+        ((after - 1) * step + side - before - pad, pad)
+        for before, after, side, step, pad in zip(*maps, window, stride, padding, strict=True)
+    ]
+    edges = [side for right, left in reversed(outside) for side in (left, max(right, 0))]
 
     def summed(values: Tensor) -> Tensor:
         padded = F.pad(values, edges)
-        for dim, (side, step) in enumerate(zip(window, _each(steps, rank), strict=True), start=2):
+        for dim, (side, step) in enumerate(zip(window, stride, strict=True), start=2):
             padded = padded.unfold(dim, side, step)
-        terms = padded.flatten(-rank).unbind(-1)
-        total = torch.zeros_like(terms[0])
-        for term in terms:
-            total = total + term
-        return total
+        first, *others = padded.flatten(-len(window)).unbind(-1)
+        for term in others:
+            first = first + term
+        return first
 
     def write(scale: Tensor, zero: Tensor) -> Tensor:
         count = math.prod(window) if count_padding else summed(torch.ones_like(x.codes))
@@ -197,12 +194,6 @@ def _average_pool(
 
     assert callable(n.target)
     return Pending(write=write, read=lambda: n.target(x.values(), *n.args[1:]))  # type: ignore[operator]
-
-
-def _each(setting: Any, rank: int) -> list[int]:
-    """One number for every dimension, from a number or a list of one or of all."""
-    numbers = list(setting) if isinstance(setting, (list, tuple)) else [setting]
-    return numbers * rank if len(numbers) == 1 else numbers
 
 
 def _concatenate(parts: list[Codes], dim: int = 0) -> Codes | None:

@@ -1,4 +1,4 @@
-"""The two operators that a folded graph adds to ATen; the ONNX lowering makes them QuantizeLinear and DequantizeLinear."""
+"""The two operators that a folded graph adds to ATen; in ONNX they are QuantizeLinear and DequantizeLinear."""
 
 import torch
 from torch import Tensor

@@ -107,7 +107,7 @@ def written_value(node: Node) -> Node:
 
 
 def norm_of(node: Node) -> Node | None:
-    """The batch norm that folds into a layer: its only reader, over the layer's output channels, with fixed statistics."""
+    """The batch norm that folds into a layer: its only reader, over its output channels, with fixed statistics."""
     norm = only_user(node, {aten.batch_norm.default}) if node.target in LAYERS else None
     if norm is None or norm.args[3] is None or (norm.args[5] and MARK not in norm.meta):
         return None
@@ -132,7 +132,7 @@ def _feeds_integers(value: Node, integer: Mapping[Node, Scheme], target: Target)
 
 
 def _family(node: Node) -> str | None:
-    family = _JOINS.get(node.target)  # type: ignore[arg-type]
+    family = _JOINS.get(node.target)
     if family == "add" and not (len(_tensor_inputs(node)) == 2 and node.kwargs.get("alpha", 1) == 1):
         return None
     if family == "mean" and not averages_whole_map(node):
@@ -173,7 +173,8 @@ def _tensor_inputs(node: Node) -> list[Node]:
 def _insert_weight(module: GraphModule, node: Node, decision: LayerDecision, rounded: dict[str, str]) -> None:
     """One module a weight, however often and under however many names the graph reads it."""
     weight, scheme = node.args[1], decision.weight
-    assert isinstance(weight, Node) and scheme is not None
+    assert isinstance(weight, Node)
+    assert scheme is not None
     if weight.op == "call_module":
         return
     name = rounded.setdefault(decision.layer, f"fake_quantize.{weight.name}")

@@ -34,7 +34,7 @@ class _Moments:
         """
         dims = [d for d in range(x.dim()) if d != 1]
         count = x.numel() // x.shape[1]
-        variance, mean = torch.var_mean(x.double(), dims, correction=0)
+        variance, mean = (moment.double() for moment in torch.var_mean(x.float(), dims, correction=0))
         delta = mean - self.mean
         total = self.count + count
         self.mean += delta * (count / total)

@@ -102,7 +102,8 @@ def _prepare(network: Network, teacher: Network | None, task: Task, settings: Se
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise NumericsError(f"recover: {name} holds NaN or infinity before training; check the weights")
-    layout = choose_layout(network, first, settings)
+    layout = choose_layout(first, settings)
+    set_layout(network, layout)
     if teacher is not None:
         teacher.eval()
         set_layout(teacher, layout)

@@ -8,7 +8,7 @@ from torch.utils import _pytree as pytree
 
 from trimtab.graph import Network
 from trimtab.recover.settings import Settings
-from trimtab.tasks.task import Inputs, call, evaluating
+from trimtab.tasks.task import Inputs
 
 _FEW_MACS = 2_000_000  # a sample; below that autocast's casts cost what the multiplications gain
 _NARROW_LINEAR = 128
@@ -53,28 +53,10 @@ def set_layout(network: Network, layout: torch.memory_format) -> None:
             tensor.data = tensor.data.contiguous(memory_format=layout)
 
 
-def choose_layout(network: Network, inputs: Inputs, settings: Settings) -> torch.memory_format:
-    """Lay out the network's weights for training on such `inputs`, and say how: channels-last for 4-D inputs.
-
-    A graph with a `view` that channels-last strides cannot express stays contiguous.
-    """
-    if settings.channels_last and any(_is_image(x) for x in pytree.tree_leaves(inputs)):
-        set_layout(network, torch.channels_last)
-        if _runs(network, lay_out(inputs, torch.channels_last)):
-            return torch.channels_last
-    set_layout(network, torch.contiguous_format)
-    return torch.contiguous_format
-
-
-def _runs(network: Network, inputs: Inputs) -> bool:
-    try:
-        with evaluating(network), torch.no_grad():
-            call(network, inputs)
-    except RuntimeError as error:
-        if "view size is not compatible" in str(error):
-            return False
-        raise
-    return True
+def choose_layout(inputs: Inputs, settings: Settings) -> torch.memory_format:
+    """Channels-last for networks of 4-D inputs."""
+    images = any(_is_image(x) for x in pytree.tree_leaves(inputs))
+    return torch.channels_last if settings.channels_last and images else torch.contiguous_format
 
 
 def _is_image(x: object) -> bool:

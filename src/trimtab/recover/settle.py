@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from trimtab.graph import Network
 from trimtab.quant import ActivationFakeQuantize, calibrate
 from trimtab.recover.batchnorm import reestimate_batchnorm
+from trimtab.recover.precision import lay_out
 from trimtab.tasks.task import Inputs
 
 
@@ -13,6 +16,7 @@ def settle(network: Network, batches: Sequence[Inputs], *, structure_changed: bo
 
     Raises: TaskError without batches, NumericsError when a statistic is not finite.
     """
+    batches = lay_out(batches, torch.channels_last)
     settled = network.clone()
     settled.eval()
     if structure_changed:

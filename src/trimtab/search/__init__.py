@@ -1,5 +1,6 @@
 """Search: what every option costs (profile), the best of all combinations (MILP), and what to try next (strategy)."""
 
+from trimtab.search.fitting import fitting_plan as fitting_plan
 from trimtab.search.plan_search import COST_QUANTITIES as COST_QUANTITIES
 from trimtab.search.plan_search import anchored as anchored
 from trimtab.search.plan_search import predicted as predicted

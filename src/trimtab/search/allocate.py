@@ -1,8 +1,8 @@
 """The allocation: one option for every unit, least loss under all limits at once, as a mixed-integer linear program.
 
-A layer's cost is a product of widths, so it depends on the options of several units together. For each such set of units
-there is a tensor of variables `y ≥ 0`, one entry a combination of options, whose marginals are the units' own choices `x`:
-with binary `x`, `y` is 1 at the chosen combination and 0 elsewhere. That makes the products exact.
+A layer's cost is a product of widths, so it depends on the options of several units together. For each such set of
+units there is a tensor of variables `y ≥ 0`, one entry a combination of options, whose marginals are the units' own
+choices `x`: with binary `x`, `y` is 1 at the chosen combination and 0 elsewhere. That makes the products exact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,10 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from trimtab.errors import NumericsError
+
 _GAP = 1e-3
+_INFEASIBLE = 2  # a status of scipy.optimize.milp
 
 
 @dataclass
@@ -42,23 +45,26 @@ def allocate(objective: Cost, limits: Sequence[tuple[Cost, float]], options: Seq
     `options[u]` is the number of options of unit `u`. Deterministic: no time limit, relative gap 0.1 %.
     """
     model = _Model(options, [objective, *(cost for cost, _ in limits)])
-    bounds = np.array([bound - cost.constant for cost, bound in limits])
-    constraints = [model.marginals()]
-    if limits:
-        scale = np.maximum(np.abs(bounds), 1e-30)
-        rows = np.stack([model.row(cost) for cost, _ in limits]) / scale[:, None]
-        constraints.append(LinearConstraint(rows, -np.inf, bounds / scale))
+    constraints = [model.marginals(), *(_constraint(model.row(cost), bound - cost.constant) for cost, bound in limits)]
     row = model.row(objective)
     found = milp(
-        row / max(float(np.abs(row).max()), 1e-30),
+        row / (float(np.abs(row).max()) or 1.0),
         integrality=model.integrality,
         bounds=Bounds(0, 1),
         constraints=constraints,
         options={"mip_rel_gap": _GAP},
     )
     if found.x is None:
+        if found.status != _INFEASIBLE and "infeasible" not in found.message.lower():
+            raise NumericsError(f"search: the solver gave up ({found.message}); are losses and limits of sane size?")
         return None
     return [int(np.argmax(found.x[start : start + n])) for start, n in zip(model.starts, options, strict=True)]
+
+
+def _constraint(row: np.ndarray, bound: float) -> LinearConstraint:
+    """`row` at most `bound`, on a scale on which the solver's tolerance of 1e-6 means little."""
+    scale = abs(bound) or float(np.abs(row).max()) or 1.0
+    return LinearConstraint(row / scale, -np.inf, bound / scale)
 
 
 def cheapest(cost: Cost, options: Sequence[int]) -> list[int]:

@@ -12,6 +12,9 @@ _FLOAT_BITS = 32
 _BYTES_A_CHANNEL = 8  # a float32 scale and a float32 bias
 _BYTES_A_FLOAT_CHANNEL = 4  # the bias
 
+MOST_COMBINED_UNITS = 3
+"""A layer between more units than these is not timed at every combination of their widths."""
+
 
 class Costs:
     """Costs of all combinations of the units' options."""
@@ -60,7 +63,7 @@ class Costs:
         cost = Cost()
         for layer in self.layers:
             units = self._units_of(layer, groups_in(layer.weights))
-            if len(units) <= 3:
+            if len(units) <= MOST_COMBINED_UNITS:
                 cost.add(units, self._times(layer, units, table))
             else:
                 full = {u.name: u.width for u in self.units}

@@ -21,8 +21,10 @@ def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | N
     limits = []
     for limit in budget.limits:
         if limit.quantity in COST_QUANTITIES:
-            if limit.quantity not in costs:
-                raise ConfigError(f"budget: {limit.quantity} was not profiled; profile again with this budget")
+            if limit.quantity not in costs or limit.quantity not in profile.baseline:
+                raise ConfigError(
+                    f"budget: {limit.quantity} was not measured in this profile; profile again with that limit"
+                )
             bound = limit.bound(profile.baseline[limit.quantity]) * (tighten or {}).get(limit.quantity, 1.0)
             limits.append((costs[limit.quantity], bound))
     choice = allocate(costs["loss"], limits, [len(unit.options) for unit in profile.units])

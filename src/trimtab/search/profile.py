@@ -1,4 +1,4 @@
-"""The profile: what every option costs in loss, measured through the network, and in bytes, MACs, BOPs and milliseconds."""
+"""The profile: what every option costs in loss, measured through the network, in bytes, MACs, BOPs and milliseconds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -15,6 +16,7 @@ from trimtab.plan import LayerDecision, Record, Target
 from trimtab.prune import CRITERIA
 from trimtab.quant import insert_fake_quantization
 from trimtab.recover.batchnorm import reestimate_batchnorm
+from trimtab.recover.precision import lay_out
 from trimtab.recover.seeding import seeded
 from trimtab.recover.settle import settle
 from trimtab.search.latency_table import needed_times, time_layers
@@ -48,7 +50,7 @@ class Profile(Record):
     layers: tuple[LayerShape, ...]
     baseline: dict[str, float]
     overhead_bytes: float = 0.0
-    latency_table: dict[str, float] = {}
+    latency_table: dict[str, float] = Field(default_factory=dict)
     latency_scale: float = 1.0
 
 
@@ -157,9 +159,10 @@ class _Meter:
     def __init__(
         self, network: Network, target: Target, *, seen: Sequence[Inputs], adjusting: Sequence[Inputs]
     ) -> None:
-        self.network, self.target, self.seen, self.adjusting = network, target, seen, adjusting
+        self.network, self.target = network, target
+        self.seen, self.adjusting = lay_out(seen, torch.channels_last), lay_out(adjusting, torch.channels_last)
         network.eval()
-        self.reference = _outputs(network, seen)
+        self.reference = _outputs(network, self.seen)
         self._variant: tuple[tuple[str, bool], Network] | None = None
 
     def loss(self, unit: Unit, option: Option) -> float:

@@ -60,7 +60,7 @@ class LayerShape(Record):
     weights: Terms
     outputs: Terms
     inputs: Terms
-    groups: Terms
+    groups: Terms = ((1, ()),)
     positions: Annotated[int, Field(ge=1)]
     geometry: dict[str, tuple[int, ...]]
 

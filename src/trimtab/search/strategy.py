@@ -1,5 +1,6 @@
 """What to try next: the loop "train, judge, adjust, repeat" as a function of what was tried so far."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from trimtab.plan import Budget, FrontierPoint, Limit, Plan, Record
@@ -18,14 +19,17 @@ class Judgement(Record):
     drop: float
 
     def broken(self, budget: Budget, baseline: Mapping[str, float]) -> list[Limit]:
-        """The limits of `budget` that these values break."""
+        """The limits of `budget` that these values break; what could not be measured is not kept."""
         values = {**self.costs, "drop": self.drop}
-        known = [limit for limit in budget.limits if limit.quantity in values]
-        return [limit for limit in known if values[limit.quantity] > limit.bound(baseline.get(limit.quantity, 0.0))]
+        return [
+            limit
+            for limit in budget.limits
+            if not limit.allows(values.get(limit.quantity, math.inf), baseline.get(limit.quantity, 0.0))
+        ]
 
 
 class Attempt(Record):
-    """A plan that was carried out, and what came of it. `continues`: the attempt whose trained weights it began from."""
+    """A plan that was carried out, and what came of it. `continues`: the attempt that it was trained on from."""
 
     plan: Plan
     judgement: Judgement
@@ -77,18 +81,18 @@ def propose(
         if not tried[-1].judgement.broken(budget, baseline):
             return None
         return Proposal(plan=tried[-1].plan, continues=len(tried) - 1)
-    return _bisect(budget.limits[0].at_most, rungs, tried, trains=trains)
+    return _bisect(budget.limits[0], rungs, tried, trains=trains)
 
 
-def _bisect(allowed: float, rungs: Sequence[Rung], tried: Sequence[Attempt], *, trains: bool) -> Proposal | None:
+def _bisect(drop: Limit, rungs: Sequence[Rung], tried: Sequence[Attempt], *, trains: bool) -> Proposal | None:
     """The next rung between the smallest that kept the drop and the largest that did not."""
-    worth = allowed * (_RECOVERS if trains else 1.0)
+    worth = drop.model_copy(update={"at_most": drop.at_most * _RECOVERS}) if trains else drop
     places = {rung.plan: i for i, rung in enumerate(rungs)}
-    kept = [places[a.plan] for a in tried if a.judgement.drop <= allowed]
-    lost = [places[a.plan] for a in tried if a.judgement.drop > allowed]
+    kept = [places[a.plan] for a in tried if drop.allows(a.judgement.drop)]
+    lost = [places[a.plan] for a in tried if not drop.allows(a.judgement.drop)]
     low, high = max(kept, default=-1), min(lost, default=len(rungs))
     if not tried:
-        promising = [i for i, rung in enumerate(rungs) if rung.judgement.drop <= worth]
+        promising = [i for i, rung in enumerate(rungs) if worth.allows(rung.judgement.drop)]
         start = max(promising, default=0)
     else:
         start = low + 1 if high == len(rungs) else (low + high) // 2
@@ -108,7 +112,7 @@ def best_of(budget: Budget, baseline: Mapping[str, float], tried: Sequence[Attem
 
 
 def nearest_rung(budget: Budget, baseline: Mapping[str, float], rungs: Sequence[Rung]) -> Rung:
-    """What to deliver when no plan keeps the cost limits: the smallest rung that keeps the drop, else the least drop."""
+    """Where no plan keeps the cost limits: the smallest rung that keeps the drop, else the least drop."""
     drop = budget.limit("drop")
-    keeping = [rung for rung in rungs if drop is None or rung.judgement.drop <= drop.at_most]
+    keeping = [rung for rung in rungs if drop is None or drop.allows(rung.judgement.drop)]
     return keeping[-1] if keeping else min(rungs, key=lambda rung: rung.judgement.drop)

@@ -12,7 +12,7 @@ from trimtab.errors import ConfigError
 class Symmetric:
     """`value = scale · code`, codes −(2^(bits−1) − 1) … 2^(bits−1) − 1.
 
-    The most negative code is left out, so that a code can change its sign: a BatchNorm with negative gamma folds exactly.
+    The most negative code is left out, so that codes can change their sign: a negative BatchNorm gamma folds exactly.
     Source: Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference", section 2.2.
     """
 
@@ -21,7 +21,9 @@ class Symmetric:
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 16:
-            raise ConfigError(f"grid 'symmetric': bits must be from 2 to 16, got {self.bits}; use another grid for 1 bit")
+            raise ConfigError(
+                f"grid 'symmetric': bits must be from 2 to 16, got {self.bits}; use another grid for 1 bit"
+            )
 
     @property
     def low(self) -> int:

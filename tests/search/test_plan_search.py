@@ -1,0 +1,136 @@
+"""From a profile to a plan, and back."""
+
+import numpy as np
+import pytest
+from search_nets import Mixed, captured, profile_of, random_choice
+
+from trimtab.errors import ConfigError
+from trimtab.plan import Budget, GroupDecision, Plan
+from trimtab.search import Judgement, Profile, anchored, fitting_plan, predicted, search, smallest, widest_plan
+from trimtab.search.latency_table import needed_times
+from trimtab.search.plan_search import _choice_of, plan_of
+
+
+@pytest.fixture(scope="module")
+def profile():
+    network = captured(Mixed())
+    full = predicted(profile_of(network), widest_plan(profile_of(network)))
+    return profile_of(network, baseline={name: 4 * full[name] for name in ("size", "macs", "bops")})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_choice_comes_back_from_its_plan(profile, seed):
+    choice = random_choice(profile, np.random.default_rng(seed))
+    plan = plan_of(profile, choice)
+    found = _choice_of(profile, plan)
+    assert plan_of(profile, found) == plan
+    # Storage of a unit that owns no layer is no choice; everything else comes back as it was.
+    assert all(a == b or not u.layers for a, b, u in zip(choice, found, profile.units, strict=True))
+
+
+def test_a_profile_comes_back_from_its_json(profile):
+    timed = profile.model_copy(update={"latency_table": {"a": 0.25}, "overhead_bytes": 12.5})
+    assert Profile.from_json(timed.to_json(), where="profile.json") == timed
+
+
+def test_a_plan_keeps_every_limit_and_gets_worse_as_they_tighten(profile):
+    losses = []
+    for share in (1.0, 0.6, 0.4, 0.3):
+        budget = Budget(size=f"{25 * share}%", macs=f"{25 * share}%", bops=f"{25 * share}%")
+        plan = search(profile, budget)
+        assert plan is not None
+        costs = predicted(profile, plan)
+        for limit in budget.limits:
+            assert costs[limit.quantity] <= limit.bound(profile.baseline[limit.quantity]) * (1 + 1e-6)
+        losses.append(costs["loss"])
+    assert losses == sorted(losses)
+    assert losses[0] < losses[-1]
+
+
+def test_one_limit_among_several_decides(profile):
+    loose = predicted(profile, search(profile, Budget(size="90%", macs="8%")))
+    assert loose["macs"] <= 0.08 * profile.baseline["macs"]
+    assert search(profile, Budget(size="90%", macs="0.001%")) is None
+
+
+def test_tightening_multiplies_the_bound(profile):
+    tight = predicted(profile, search(profile, Budget(size="20%"), tighten={"size": 0.5}))
+    assert tight["size"] <= 0.1 * profile.baseline["size"]
+
+
+def test_the_smallest_is_within_reach_and_nothing_below_it(profile):
+    for quantity in ("size", "macs", "bops"):
+        least = smallest(profile, quantity)
+        share = least / profile.baseline[quantity]
+        plan = search(profile, Budget(**{quantity: f"{share * 1.001}x"}))
+        assert plan is not None
+        assert predicted(profile, plan)[quantity] == pytest.approx(least)
+        assert search(profile, Budget(**{quantity: f"{share * 0.99}x"})) is None
+
+
+def test_anchoring_sets_the_prediction_right(profile):
+    widest = widest_plan(profile)
+    timed = profile.model_copy(
+        update={"latency_table": dict.fromkeys(needed_times(profile.units, profile.layers), 1.0)}
+    )
+    set_right = anchored(timed, widest, {"size": 54321.0, "latency": 0.125})
+    assert predicted(set_right, widest)["size"] == pytest.approx(54321.0)
+    assert predicted(set_right, widest)["latency"] == pytest.approx(0.125)
+
+
+def test_the_widest_plan_removes_nothing_and_stores_all_layers_in_integers(profile):
+    widest = widest_plan(profile)
+    assert widest.groups == ()
+    assert {decision.layer for decision in widest.layers} == {layer.name for layer in profile.layers}
+
+
+def test_a_quantity_that_was_not_measured_is_refused(profile):
+    for limit in ({"latency": "2ms"}, {"latency": "50%"}):
+        with pytest.raises(ConfigError, match="latency was not measured in this profile; profile again"):
+            search(profile, Budget(**limit))
+
+
+def test_a_plan_that_is_not_on_offer_is_refused(profile):
+    group = profile.units[0].group
+    oddly = Plan(
+        fingerprint=profile.fingerprint, target="onnxruntime", groups=(GroupDecision(group=group, kept=(0, 1, 2)),)
+    )
+    with pytest.raises(ConfigError, match=f"unit '{group}': width 3 with None is not an option of this profile"):
+        predicted(profile, oddly)
+
+
+class Judge:
+    """An artifact that is larger than predicted by a factor, and needs memory in proportion to its size."""
+
+    def __init__(self, profile, *, factor=1.0, memory=None):
+        self.profile, self.factor, self.memory, self.seen = profile, factor, memory, []
+
+    def __call__(self, plan):
+        costs = predicted(self.profile, plan)
+        self.seen.append(plan)
+        size = costs["size"] * self.factor
+        more = {} if self.memory is None else {"memory": self.memory * size}
+        return Judgement(costs={"size": size, "macs": costs["macs"], "bops": costs["bops"], **more}, drop=0.5)
+
+
+def test_fitting_tightens_until_the_artifact_fits(profile):
+    budget = Budget(size="20%", drop=0.01)
+    judge = Judge(profile, factor=1.2)
+    plan = fitting_plan(profile, budget, profile.baseline, judge)
+    assert judge(plan).costs["size"] <= 0.2 * profile.baseline["size"]
+    assert len(judge.seen) > 2
+
+
+def test_fitting_shrinks_the_file_until_the_memory_fits(profile):
+    baseline = {**profile.baseline, "memory": 10 * profile.baseline["size"]}
+    judge = Judge(profile, memory=10.0)
+    plan = fitting_plan(profile, Budget(memory="15%"), baseline, judge)
+    assert judge(plan).costs["memory"] <= 0.15 * baseline["memory"]
+
+
+def test_memory_that_cannot_be_measured_fits_nowhere(profile):
+    assert fitting_plan(profile, Budget(memory="90%"), profile.baseline, Judge(profile)) is None
+
+
+def test_nothing_fits_what_is_too_small(profile):
+    assert fitting_plan(profile, Budget(size="0.01%"), profile.baseline, Judge(profile)) is None

@@ -1,0 +1,123 @@
+"""The loop as a pure function, on judgements made by hand."""
+
+import math
+
+import pytest
+
+from trimtab.plan import Budget, GroupDecision, Limit, Plan
+from trimtab.search import Attempt, Judgement, Rung, best_of, nearest_rung, propose
+
+BASELINE = {"size": 1000.0, "macs": 100.0, "metric": 0.9}
+
+
+def plan(number):
+    return Plan(fingerprint="f", target="t", groups=(GroupDecision(group="g", kept=tuple(range(number + 1))),))
+
+
+def judged(size, drop, **costs):
+    return Judgement(costs={"size": float(size), **costs}, drop=drop)
+
+
+def ladder(*drops):
+    """Rungs of falling size: 200, 190, … bytes."""
+    return [
+        Rung(fraction=1 - 0.1 * i, plan=plan(i), judgement=judged(200 - 10 * i, drop)) for i, drop in enumerate(drops)
+    ]
+
+
+def play(budget, rungs, trained_drop, *, trains=True, rounds=9, fitting=lambda: None):
+    """Let the loop run, with the drop after training given by the plan (and how often it was trained)."""
+    tried = []
+    while proposal := propose(budget, BASELINE, rungs, tried, fitting, trains=trains, rounds=rounds):
+        place = next((i for i, rung in enumerate(rungs) if rung.plan == proposal.plan), -1)
+        drop = trained_drop(place, len(tried))
+        size = rungs[place].judgement.costs["size"] if place >= 0 else 90.0
+        tried.append(Attempt(plan=proposal.plan, judgement=judged(size, drop), continues=proposal.continues))
+        assert len(tried) <= rounds
+    return tried
+
+
+@pytest.mark.parametrize("smallest", range(6))
+def test_a_limit_on_the_drop_alone_finds_the_smallest_rung_that_keeps_it(smallest):
+    rungs = ladder(0.0, 0.01, 0.03, 0.05, 0.2, 0.5)
+    budget = Budget(drop=0.01)
+    tried = play(budget, rungs, lambda place, _: 0.0 if place <= smallest else 0.4)
+    best = tried[best_of(budget, BASELINE, tried)]
+    assert best.plan == rungs[smallest].plan
+    assert len({attempt.plan for attempt in tried}) == len(tried)  # nothing is tried twice
+
+
+def test_the_loop_ends_when_no_rung_keeps_the_drop():
+    rungs = ladder(0.1, 0.2, 0.3)
+    tried = play(Budget(drop=0.0), rungs, lambda place, _: 0.1)
+    assert tried[-1].plan == rungs[0].plan
+
+
+def test_without_training_the_smallest_rung_that_keeps_the_drop_is_taken_at_once():
+    rungs = ladder(0.0, 0.01, 0.02, 0.01, 0.3)
+    tried = play(Budget(drop=0.01), rungs, lambda place, _: rungs[place].judgement.drop, trains=False)
+    assert [attempt.plan for attempt in tried] == [rungs[3].plan]
+
+
+def test_rounds_bound_the_tries():
+    rungs = ladder(*[0.0] * 9)
+    assert len(play(Budget(drop=0.01), rungs, lambda place, _: 0.4, rounds=2)) == 2
+
+
+def test_limits_on_costs_train_on_until_the_drop_is_kept():
+    budget = Budget(drop=0.01, size="10%")
+    tried = play(budget, ladder(0.0), lambda _, number: 0.04 - 0.015 * number, fitting=lambda: plan(7))
+    assert [attempt.plan for attempt in tried] == [plan(7)] * 3
+    assert [attempt.continues for attempt in tried] == [None, 0, 1]
+    assert best_of(budget, BASELINE, tried) == 2
+
+
+def test_limits_on_costs_stop_when_rounds_are_used_up_or_nothing_is_trained():
+    budget = Budget(drop=0.0, size="10%")
+    assert len(play(budget, ladder(0.0), lambda *_: 0.3, fitting=lambda: plan(7), rounds=3)) == 3
+    assert len(play(budget, ladder(0.0), lambda *_: 0.3, fitting=lambda: plan(7), trains=False)) == 1
+
+
+def test_nothing_is_proposed_when_no_plan_fits():
+    assert play(Budget(size="1%"), ladder(0.0), lambda *_: 0.0) == []
+
+
+def test_a_limit_that_was_not_measured_is_broken():
+    budget = Budget(memory="1MB", drop=0.1)
+    assert judged(10, 0.0).broken(budget, BASELINE) == [budget.limit("memory")]
+    assert judged(10, 0.0, memory=5e5).broken(budget, BASELINE) == []
+
+
+def test_a_relative_limit_without_a_baseline_is_broken():
+    budget = Budget(memory="50%")
+    assert judged(10, 0.0, memory=1.0).broken(budget, {}) == list(budget.limits)
+
+
+def test_rounding_does_not_break_a_limit():
+    drop = 0.97 - 0.96
+    assert drop > 0.01
+    assert judged(10, drop).broken(Budget(drop=0.01), BASELINE) == []
+    assert judged(10, math.nextafter(0.01, 1)).broken(Budget(drop=0.01), BASELINE) == []
+    assert judged(10, 0.010001).broken(Budget(drop=0.01), BASELINE) == [Limit(quantity="drop", at_most=0.01)]
+
+
+def test_the_best_breaks_the_fewest_limits_then_drops_least_beyond_its_limit_then_is_smallest():
+    budget = Budget(drop=0.02, size="10%")
+
+    def best(*judgements):
+        return best_of(budget, BASELINE, [Attempt(plan=plan(0), judgement=j) for j in judgements])
+
+    assert best(judged(99, 0.05), judged(101, 0.05), judged(99, 0.02)) == 2
+    assert best(judged(99, 0.06), judged(99, 0.05)) == 1
+    assert best(judged(99, 0.0), judged(80, 0.02), judged(90, 0.0)) == 1
+    assert (
+        best_of(Budget(size="10%"), BASELINE, [Attempt(plan=plan(0), judgement=judged(90, d)) for d in (0.3, 0.1)]) == 1
+    )
+
+
+def test_the_nearest_rung_is_the_smallest_that_keeps_the_drop():
+    rungs = ladder(0.0, 0.01, 0.2, 0.4)
+    assert nearest_rung(Budget(drop=0.01, size="1%"), BASELINE, rungs) == rungs[1]
+    assert nearest_rung(Budget(size="1%"), BASELINE, rungs) == rungs[3]
+    lossy = ladder(0.3, 0.2, 0.25)
+    assert nearest_rung(Budget(drop=0.01, size="1%"), BASELINE, lossy) == lossy[1]

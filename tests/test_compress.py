@@ -1,0 +1,154 @@
+"""Whole runs on a tiny task."""
+
+import json
+from dataclasses import replace
+
+import onnx
+import pytest
+import torch
+
+import tiny
+from trimtab.apply import apply
+from trimtab.compress import compress
+from trimtab.errors import ConfigError, PlanError
+from trimtab.graph import capture
+from trimtab.job import Job, Options
+from trimtab.plan import Budget, Plan, Result
+from trimtab.recover.checkpoint import digest
+from trimtab.report import Stages
+from trimtab.search import Profile, predicted
+from trimtab.tasks import load_task
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tiny.finished_run(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def task(finished):
+    return load_task(str(finished[0]))
+
+
+def run(task, folder, options=None, **limits):
+    with tiny.quick():
+        return compress(task, budget=Budget(**limits), run=folder, options=options or Options(epochs=1))
+
+
+def test_a_budget_is_met_and_proved(finished):
+    path, result = finished
+    assert result.met
+    assert result.why.startswith("every limit is kept")
+    assert result.compressed.file_bytes <= 3200 < result.baseline.file_bytes
+    assert result.drop.value <= 0.1
+    assert result.proof.agreement >= 0.98
+    assert result.proof.identical_rows == 1.0
+    assert not {"Conv", "Gemm", "MatMul"} & set(result.proof.float_ops)
+    assert (path.parent / "run" / "model.onnx").stat().st_size == result.compressed.file_bytes
+    assert {"capture", "profile", "frontier", "recover", "lower", "prove", "total"} <= set(result.seconds)
+    for name in ("plan.json", "profile.json", "result.json", "report.html"):
+        assert (path.parent / "run" / name).stat().st_size > 100
+
+
+def test_the_result_is_strict_json(finished):
+    path, result = finished
+    text = (path.parent / "run" / "result.json").read_text()
+    assert Result.from_json(text, where="result.json") == result
+    data = json.loads(text)
+    assert data["schema"] == 1
+    data["compressed"]["speed"] = 3
+    with pytest.raises(ConfigError, match=r"result\.json: compressed\.speed"):
+        Result.from_json(json.dumps(data), where="result.json")
+
+
+def test_the_weights_in_the_file_are_integers_of_the_planned_widths(finished, task):
+    path, result = finished
+    smaller = apply(capture(task.model, task.train[0][0]), result.plan)
+    planned = sorted(smaller.module.get_parameter(layer.weight).numel() for layer in smaller.layers)
+    model = onnx.load(path.parent / "run" / "model.onnx")
+    stored = sorted(
+        onnx.numpy_helper.to_array(constant).size
+        for constant in model.graph.initializer
+        if constant.data_type == onnx.TensorProto.INT8 and len(constant.dims) > 1
+    )
+    assert stored == planned
+    assert sum(planned) < sum(p.numel() for p in task.model.parameters() if p.dim() > 1)
+
+
+def test_the_plan_applied_again_gives_the_same_network(finished, task):
+    path, result = finished
+    plan = Plan.from_json((path.parent / "run" / "plan.json").read_text(), where="plan.json")
+    assert plan == result.plan
+    network = capture(task.model, task.train[0][0])
+    one, other = apply(network, plan), apply(network, plan)
+    assert one.fingerprint == other.fingerprint
+    assert digest(one.state_dict()) == digest(other.state_dict())
+    with Job.load(path.parent / "run", progress=Stages(quiet=True)) as job:
+        trained = job.trained(*job.best())
+    assert {k: v.shape for k, v in trained.state_dict().items()} == {k: v.shape for k, v in one.state_dict().items()}
+
+
+def test_predicted_sizes_are_within_a_percent_of_the_files(finished):
+    path, result = finished
+    profile = Profile.from_json((path.parent / "run" / "profile.json").read_bytes(), where="profile.json")
+    with Job.load(path.parent / "run", progress=Stages(quiet=True)) as job, tiny.quick():
+        rungs = job.ladder()
+    assert len(rungs) == len(tiny.LADDER)
+    assert predicted(profile, result.plan)["size"] == pytest.approx(result.compressed.file_bytes, rel=0.01)
+    for rung in rungs:
+        costs = predicted(profile, rung.plan)
+        for quantity in ("size", "macs", "bops"):
+            assert costs[quantity] == pytest.approx(rung.judgement.costs[quantity], rel=0.01)
+
+
+def test_a_budget_out_of_reach_gives_the_frontier_and_an_artifact(task, tmp_path):
+    model = task.model.train()
+    before = digest(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    random_state, threads = torch.get_rng_state(), torch.get_num_threads()
+    result = run(task, tmp_path / "run", size="0.5%", drop=0.1)
+    assert not result.met
+    assert "the smallest size within reach is" in result.why
+    assert "size is" in result.why
+    assert (tmp_path / "run" / "model.onnx").is_file()
+    assert len(result.frontier) >= len(tiny.LADDER)
+    assert {point.recovered for point in result.frontier} == {False, True}
+    # Nothing of the caller's was changed.
+    assert digest(model.state_dict()) == before
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.get_num_threads() == threads
+    model.eval()
+
+
+def test_without_recovery_nothing_is_trained_and_a_carved_test_split_is_noted(task, tmp_path):
+    result = run(replace(task, test=None), tmp_path / "run", Options(recover=False), drop=0.5)
+    assert result.met
+    assert not any(point.recovered for point in result.frontier)
+    assert not list((tmp_path / "run").glob("recover-*"))
+    assert result.proof.rows == 64
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "no test split was given: 64 of the 128 rows of val" in written["notes"][0]
+
+
+def test_a_limit_on_the_drop_alone_takes_the_smallest_network_that_keeps_it(task, tmp_path):
+    result = run(task, tmp_path / "run", drop=0.05)
+    judged = [(point.costs["size"], point.drop) for point in result.frontier if point.recovered]
+    kept = [size for size, drop in judged if drop <= 0.05 + 1e-9]
+    assert kept
+    assert result.compressed.file_bytes == min(kept)
+
+
+def test_limits_on_latency_and_memory_are_measured(task, tmp_path):
+    result = run(task, tmp_path / "run", Options(recover=False), latency="50x", memory="50x", macs="90%", bops="6%")
+    assert result.met, result.why
+    attempt = result.frontier[-1]
+    assert set(attempt.costs) == {"size", "macs", "bops", "latency", "memory"}
+    assert result.compressed.bops <= 0.06 * result.baseline.bops
+
+
+def test_a_plan_for_another_network_is_refused(finished, task):
+    other = task.model.__class__()
+    other.head = torch.nn.Linear(96, 5)
+    with pytest.raises(PlanError, match=r"plan: it is for the network .*; use the plan's own task"):
+        apply(capture(other, task.train[0][0]), finished[1].plan)

@@ -54,7 +54,7 @@ def randomize(model: nn.Module, example: Inputs) -> None:
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
         with torch.no_grad():
-            norm.weight[0] = 0.0
+            norm.weight[:2] = torch.tensor([0.0, -1.5])
     model.train()
     with torch.no_grad():
         call(model, example)

@@ -18,11 +18,11 @@ from trimtab.job import Options
 from trimtab.plan import Budget, Result
 from trimtab.tasks import load_task
 
-LADDER = (1.0, 0.65, 0.4)
+LADDER = (1.0, 0.5)
 SECONDS = 0.05
-BUDGET = {"size": "3200B", "drop": "0.1"}
+BUDGET = {"size": "11kB", "drop": "0.1"}
 OPTIONS = Options(epochs=4)
-COMMAND = ("--size", "3200B", "--drop", "0.1", "--epochs", "4")
+COMMAND = ("--size", "11kB", "--drop", "0.1", "--epochs", "4")
 
 SOURCE = """\
 import torch
@@ -34,11 +34,11 @@ from trimtab.tasks import Task
 class Tiny(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.conv2 = nn.Conv2d(16, 24, 3, stride=2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(24)
-        self.head = nn.Linear(24 * 4, 4)
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(32)
+        self.conv2 = nn.Conv2d(32, 48, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(48)
+        self.head = nn.Linear(48 * 4, 4)
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
@@ -132,7 +132,7 @@ def started(arguments: Sequence[object]) -> subprocess.Popen:
     return subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def trimtab(*arguments: object) -> tuple[int, str, str]:
+def call(*arguments: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `trimtab …`."""
     process = started(arguments)
     out, err = process.communicate(timeout=280)

@@ -1,4 +1,4 @@
-"""Make a trained PyTorch network small and fast for the machine it will run on, and prove it. `import trimtab as tt`."""
+"""Make a trained PyTorch network small and fast for the machine it will run on. `import trimtab as tt`."""
 
 from trimtab.apply import apply as apply
 from trimtab.compress import compress as compress

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
-from int8_nets import INTEGER_NETS, MIXED_NETS, quantized, random_inputs
 from onnx import numpy_helper
 
-import onnx
+from int8_nets import INTEGER_NETS, MIXED_NETS, quantized, random_inputs
 from trimtab.lower import lower, target
 from trimtab.lower.onnxruntime import OnnxRuntime
 from trimtab.quant import IntegerSimulation, fold

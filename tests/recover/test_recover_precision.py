@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trimtab.graph import capture
 from trimtab.recover import Settings, precision
+from trimtab.tasks.rows import lay_out
 
 
 def network_of(*layers):
@@ -69,6 +70,6 @@ def test_layout_follows_the_inputs_and_what_the_graph_can_do():
         before = network(inputs)
         assert precision.choose_layout(inputs, Settings(channels_last=allowed)) == expected
         precision.set_layout(network, expected)
-        laid_out = precision.lay_out(inputs, expected)
+        laid_out = lay_out(inputs, expected)
         torch.testing.assert_close(network(laid_out), before)
         assert all(p.is_contiguous(memory_format=expected) for p in network.parameters() if p.dim() == 4)

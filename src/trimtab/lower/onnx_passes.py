@@ -134,6 +134,7 @@ def shorten(model: ir.Model) -> dict[str, str]:
                 value.const_value.name = short
     for value in constants.values():
         graph.register_initializer(value)
+        value.type, value.shape = None, None
     for node in graph:
         node.name = None
         node.doc_string = None

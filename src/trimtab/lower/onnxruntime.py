@@ -65,6 +65,7 @@ class OnnxRuntime:
         names = _origins(model.graph, folded)
         integer_passes(model)
         renamed = shorten(model)
+        renamed |= {str(out.name): str(out.name) for out in model.graph.outputs}
         origins = {short: names[old] for short, old in renamed.items() if old in names}
         atomic_write(path, ir.to_proto(model).SerializeToString(deterministic=True))
         return Artifact(path, self.capabilities, restore=restore, origins=origins)
@@ -92,7 +93,7 @@ class OnnxRuntime:
                 integer[node.op_type] += 1
             elif not moves:
                 floating[node.op_type] += 1
-                where = next((origins[name] for name in node.output if name in origins), node.op_type)
+                where = next((origins[name] for name in _naming(node, graph) if name in origins), node.op_type)
                 fallbacks.append(f"{where}: {node.op_type} runs in float")
             if _gives_codes(node, codes, moves):
                 codes.update(node.output)
@@ -118,7 +119,14 @@ def _origins(graph: ir.Graph, folded: GraphModule) -> dict[str, str]:
             constants.update(names if read else {})
         elif node.op_type not in _MOVES:
             found.update(names)
-    return found
+    return constants | found
+
+
+def _naming(node: Any, graph: Any) -> list[str]:
+    """The values that say what a node is, the best first: constants that it reads, dequantized or not, and results."""
+    constants = {constant.name for constant in graph.initializer}
+    decoded = {out: n.input[0] for n in graph.node if n.op_type == "DequantizeLinear" for out in n.output}
+    return [*(name for name in node.input if decoded.get(name, name) in constants), *node.output]
 
 
 def _place(node: ir.Node) -> str:
@@ -135,6 +143,5 @@ def _inherited(graph: Any, origins: Mapping[str, str]) -> dict[str, str]:
     for node in reversed(graph.node):
         reading = next((found[name] for name in node.output if name in found), None)
         if reading and node.op_type not in _MOVES:
-            for name in node.input:
-                found.setdefault(name, reading)
+            found.update((name, reading) for name in node.input if name not in found)
     return found

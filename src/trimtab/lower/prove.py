@@ -13,6 +13,7 @@ from trimtab.lower.artifact import Artifact
 from trimtab.lower.targets import backend
 from trimtab.plan import Proof
 from trimtab.quant import IntegerSimulation, fold
+from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Loader, call, evaluating
 
 
@@ -28,8 +29,8 @@ def prove(artifact: Artifact, network: Network, loader: Loader) -> Proof:
     with evaluating(network), torch.inference_mode():
         for inputs, _ in loader:
             executed = _flat(call(artifact, inputs))
-            simulated = _flat(call(network, inputs))
-            exact = _flat(call(integer, inputs))
+            laid_out = lay_out(inputs, torch.channels_last)
+            simulated, exact = _flat(call(network, laid_out)), _flat(call(integer, laid_out))
             rows += len(executed[0])
             agreeing += int(_all_rows(_same_prediction(a, b) for a, b in zip(executed, simulated, strict=True)).sum())
             identical += int(_all_rows(_same_row(a, b) for a, b in zip(executed, exact, strict=True)).sum())

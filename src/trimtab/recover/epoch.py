@@ -14,8 +14,8 @@ from trimtab.errors import NumericsError
 from trimtab.graph import Network
 from trimtab.recover.distill import distillation_loss
 from trimtab.recover.optimizer import clip_gradients, cosine_rate, set_rate
-from trimtab.recover.precision import lay_out
 from trimtab.recover.settings import Settings
+from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs, Loader, call
 
 OnStep = Callable[[int, int, str], None]

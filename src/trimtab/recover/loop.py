@@ -21,9 +21,10 @@ from trimtab.recover.optimizer import (
     restore_optimizer,
     trained_parameters,
 )
-from trimtab.recover.precision import choose_layout, lay_out, set_layout, training_dtype
+from trimtab.recover.precision import choose_layout, set_layout, training_dtype
 from trimtab.recover.seeding import seeded
 from trimtab.recover.settings import Settings
+from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs, Loader, Task
 
 TRIES = 3

@@ -1,13 +1,13 @@
 """Number format and memory layout of training, decided by rules and not by timing, so that results repeat."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from trimtab.graph import Network
 from trimtab.recover.settings import Settings
+from trimtab.tasks.rows import is_image
 from trimtab.tasks.task import Inputs
 
 _FEW_MACS = 2_000_000  # a sample; below that autocast's casts cost what the multiplications gain
@@ -41,11 +41,6 @@ def _gains_from_bfloat16(network: Network) -> bool:
     return gaining >= _FEW_MACS and 2 * gaining > total
 
 
-def lay_out(inputs: Any, layout: torch.memory_format) -> Any:
-    """Inputs, nested as they may be, with every 4-D floating-point tensor in `layout`."""
-    return pytree.tree_map_only(Tensor, lambda x: x.contiguous(memory_format=layout) if _is_image(x) else x, inputs)
-
-
 def set_layout(network: Network, layout: torch.memory_format) -> None:
     """Lay the network's 4-D tensors out. No shape changes, so that nothing is analysed again, as `Network.to` would."""
     for tensor in (*network.module.parameters(), *network.module.buffers()):
@@ -55,9 +50,5 @@ def set_layout(network: Network, layout: torch.memory_format) -> None:
 
 def choose_layout(inputs: Inputs, settings: Settings) -> torch.memory_format:
     """Channels-last for networks of 4-D inputs."""
-    images = any(_is_image(x) for x in pytree.tree_leaves(inputs))
+    images = any(is_image(x) for x in pytree.tree_leaves(inputs))
     return torch.channels_last if settings.channels_last and images else torch.contiguous_format
-
-
-def _is_image(x: object) -> bool:
-    return isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point()

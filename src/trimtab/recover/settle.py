@@ -7,7 +7,7 @@ import torch
 from trimtab.graph import Network
 from trimtab.quant import ActivationFakeQuantize, calibrate
 from trimtab.recover.batchnorm import reestimate_batchnorm
-from trimtab.recover.precision import lay_out
+from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs
 
 

@@ -10,18 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from trimtab.errors import NumericsError
+from trimtab.errors import ConfigError, NumericsError
 from trimtab.graph import Network
 from trimtab.plan import LayerDecision, Record, Target
 from trimtab.prune import CRITERIA
 from trimtab.quant import insert_fake_quantization
 from trimtab.recover.batchnorm import reestimate_batchnorm
-from trimtab.recover.precision import lay_out
 from trimtab.recover.seeding import seeded
 from trimtab.recover.settle import settle
 from trimtab.search.latency_table import needed_times, time_layers
 from trimtab.search.space import LayerShape, Option, Unit, shape_of, unique_layers, units_of
 from trimtab.stats import collect
+from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs, Task, call
 
 PROFILE_ROWS = 256
@@ -132,6 +132,8 @@ def build_profile(
     `baseline` holds the float network's size, macs, bops and latency. Losses are measured on validation inputs against
     the float network's outputs; the criterion and batch norm see training data.
     """
+    if not network.layers:
+        raise ConfigError("profile: no convolution or linear layer with a weight of its own, so nothing to compress")
     with seeded(seed, 0, task.train):
         ranked = memo("orders", lambda: orders_of(network, task, criterion))
     units = units_of(network, target, {group: tuple(order) for group, order in ranked.items()})

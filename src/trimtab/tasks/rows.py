@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from trimtab.errors import TaskError
 
@@ -57,6 +58,16 @@ def concatenate(batches: Sequence[Any]) -> Any:
 def batches_in(loader: Any) -> int:
     """Number of batches: its length, or counted where it has none."""
     return len(loader) if hasattr(loader, "__len__") else sum(1 for _ in loader)
+
+
+def lay_out(inputs: Any, layout: torch.memory_format) -> Any:
+    """Inputs, nested as they may be, with every 4-D floating-point tensor in `layout`."""
+    return pytree.tree_map_only(Tensor, lambda x: x.contiguous(memory_format=layout) if is_image(x) else x, inputs)
+
+
+def is_image(x: object) -> bool:
+    """Whether a tensor has rows, channels, height and width."""
+    return isinstance(x, Tensor) and x.dim() == 4 and x.is_floating_point()
 
 
 def describe(batch: Any) -> str:

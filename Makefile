@@ -4,6 +4,10 @@ BIN := .venv/bin
 SETUP := .venv/.setup
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Real data and pretrained weights for the tests and benchmarks; set them to where yours are.
+export TRIMTAB_DATA ?= $(abspath ../shared/data)
+export TRIMTAB_WEIGHTS ?= $(abspath ../shared/weights)
+
 .PHONY: demo test lint bench clean
 
 demo: $(SETUP)-demo

@@ -53,7 +53,8 @@ def environment() -> dict[str, Any]:
 def finish(options: argparse.Namespace, protocol: str, rows: Sequence[dict[str, Any]], claims: Sequence[Claim]) -> None:
     """Print rows and claims; write them to `--json`; exit with 1 when a claim does not hold."""
     console = Console(width=160)
-    console.print(_table("rows", list(rows[0]), [list(row.values()) for row in rows]))
+    named = [[name, *(row[name] for row in rows)] for name in rows[0]]
+    console.print(_table("rows", ["", *("" for _ in rows)], named))
     judged = [{**asdict(claim), "holds": claim.holds} for claim in claims]
     columns = ["claim", "goal", "measured", "unit", "holds"]
     console.print(_table("claims", columns, [[claim[c] for c in columns] for claim in judged]))

@@ -1,6 +1,6 @@
 """int8 without training: trimtab against ONNX Runtime's own `quantize_static`, on pretrained CIFAR-10 ResNets.
 
-Both start from the same float network and the same 1024 training images. Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
+Both start from the same float network and 1024 training images. Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 """
 
 import sys
@@ -8,14 +8,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import harness
 import numpy as np
 import onnxruntime
-from harness import Claim
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+import harness
 import trimtab as tt
+from harness import Claim
 from trimtab.lower import Artifact, load
 from trimtab.measure import evaluate, first_rows
 from trimtab.measure.measurement import latencies
@@ -23,7 +23,8 @@ from trimtab.report import stages
 
 PROTOCOL = """\
 compress(--size 25% --no-recover) of the pretrained network; 1024 training images drawn with seed 0 set the ranges.
-quantize_static: QDQ, per channel, uint8 activations, int8 weights, min-max, the same 1024 images, after quant_pre_process.
+quantize_static: QDQ, per channel, uint8 activations, int8 weights, min-max, 1024 training images,
+after quant_pre_process.
 Accuracy on all 10 000 test images, executed by ONNX Runtime. Latency: one thread, the three files in turn in one run,
 medians; batch 1 and 32. identical: rows of the artifact's output that equal trimtab's integer simulation bit for bit.
 """

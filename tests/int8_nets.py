@@ -142,14 +142,19 @@ INTEGER_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] =
         lambda: nn.Sequential(conv(4, 8, groups=2), conv(8, 8, groups=8), conv(8, 6, 1), head(6)),
         [(4, 8, 8)],
     ),
-    "dilation, uneven padding": (
-        lambda: nn.Sequential(conv(3, 8, padding=2, dilation=2), conv(8, 8, 5, padding=(1, 2)), head(8)),
+    "dilation, uneven padding, no activation": (
+        lambda: nn.Sequential(
+            bare(3, 8, padding=2, dilation=2),
+            nn.Conv2d(8, 8, 3, padding="same"),
+            conv(8, 8, 5, padding=(1, 2)),
+            head(8),
+        ),
         [(3, 9, 9)],
     ),
-    "no activation": (lambda: nn.Sequential(bare(3, 8), nn.Conv2d(8, 8, 3, padding="same"), head(8)), [(3, 8, 8)]),
-    "relu6": (lambda: nn.Sequential(conv(3, 8, act=nn.ReLU6()), conv(8, 8, act=nn.ReLU6()), head(8)), [(3, 8, 8)]),
-    "hardtanh": (
-        lambda: nn.Sequential(conv(3, 8, act=nn.Hardtanh(-0.3, 0.7)), conv(8, 8, act=nn.Hardtanh()), head(8)),
+    "relu6, hardtanh": (
+        lambda: nn.Sequential(
+            conv(3, 8, act=nn.Hardtanh(-0.3, 0.7)), conv(8, 8, act=nn.Hardtanh()), conv(8, 8, act=nn.ReLU6()), head(8)
+        ),
         [(3, 8, 8)],
     ),
     "residual": (residual, [(3, 8, 8)]),
@@ -169,10 +174,8 @@ INTEGER_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] =
         lambda: nn.Sequential(conv(3, 8), nn.MaxPool2d(2), bare(8, 8), nn.MaxPool2d(3, 2, 1), head(8)),
         [(3, 14, 14)],
     ),
-    "average pool": (lambda: pooled(nn.AvgPool2d(2), 16), [(3, 8, 8)]),
-    "average pool, padded": (lambda: pooled(nn.AvgPool2d(3, 2, 1), 16), [(3, 8, 8)]),
-    "average pool, padding not counted": (
-        lambda: pooled(nn.AvgPool2d(3, 2, 1, count_include_pad=False), 16),
+    "average pool, padding counted and not": (
+        lambda: pooled(nn.Sequential(nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), 16),
         [(3, 8, 8)],
     ),
     "average pool, partial windows": (lambda: pooled(nn.AvgPool2d(2, ceil_mode=True), 16), [(3, 7, 7)]),
@@ -215,7 +218,9 @@ INTEGER_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] =
     ),
     "two inputs": (two_inputs, [(6,), (5,)]),
     "shared weight": (
-        lambda: Wired(lambda m, x: m.head(m.twice(m.twice(m.stem(x)))), stem=conv(3, 8), twice=conv(8, 8), head=head(8)),
+        lambda: Wired(
+            lambda m, x: m.head(m.twice(m.twice(m.stem(x)))), stem=conv(3, 8), twice=conv(8, 8), head=head(8)
+        ),
         [(3, 8, 8)],
     ),
 }

@@ -63,7 +63,7 @@ def task(seed: int = 0, with_test: bool = True):
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        train, val, test = images(512, 64), images(128, 64), images(128, 64)
+        train, val, test = images(384, 64), images(128, 64), images(128, 64)
         model = Tiny()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         for _ in range(3):
@@ -82,6 +82,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 QUICK = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without one
 import trimtab.conclude, trimtab.job
 from trimtab.cli import main
 trimtab.job.LADDER, trimtab.job._LATENCY_SECONDS, trimtab.conclude._LATENCY_SECONDS = {LADDER}, {SECONDS}, {SECONDS}

@@ -27,7 +27,10 @@ def test_a_chain_rounds_the_input_and_what_every_kernel_writes() -> None:
 
 
 def test_both_operands_and_the_sum_of_a_residual() -> None:
-    assert sites(residual(), IMAGE) == ({"args_0", "relu", "relu_1", "batch_norm_2", "relu_2", "adaptive_avg_pool2d"}, 4)
+    assert sites(residual(), IMAGE) == (
+        {"args_0", "relu", "relu_1", "batch_norm_2", "relu_2", "adaptive_avg_pool2d"},
+        4,
+    )
 
 
 def test_moves_keep_the_scale_of_what_they_read() -> None:
@@ -97,7 +100,11 @@ def test_a_convolution_writes_codes_even_before_a_float_layer() -> None:
 
 @pytest.mark.parametrize(
     ("pool", "site"),
-    [(nn.AvgPool2d(8), "avg_pool2d"), (nn.AdaptiveAvgPool2d(1), "adaptive_avg_pool2d"), (nn.AvgPool2d(2), "avg_pool2d")],
+    [
+        (nn.AvgPool2d(8), "avg_pool2d"),
+        (nn.AdaptiveAvgPool2d(1), "adaptive_avg_pool2d"),
+        (nn.AvgPool2d(2), "avg_pool2d"),
+    ],
 )
 def test_pooling_forms(pool: nn.Module, site: str) -> None:
     features = 8 if site != "avg_pool2d" or pool.kernel_size == 8 else 8 * 16

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from trimtab.errors import LoweringError
 
 _MOVES = {"Slice", "Pad", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Gather", "Identity"}
+_LAYERS = {"Conv", "ConvTranspose", "Gemm"}
 _DEFAULTS: dict[str, object] = {
     "alpha": 1.0,
     "beta": 1.0,
@@ -34,6 +35,7 @@ def integer_passes(model: ir.Model) -> None:
     mean_as_global_pool(model.graph)
     move_codes(model.graph)
     linear_bias_as_integers(model.graph)
+    keep_float_layers(model.graph)
     remove_unused(model.graph)
 
 
@@ -94,6 +96,36 @@ def linear_bias_as_integers(graph: ir.Graph) -> None:
             num_outputs=1,
         )
         graph.insert_before(node, decode)
+        node.replace_input_with(2, decode.outputs[0])
+
+
+def keep_float_layers(graph: ir.Graph) -> None:
+    """ONNX Runtime rounds the float weight of a layer between codes to int8 when it loads, unless the bias is computed.
+
+    So its bias becomes ±1 times its magnitude, dequantized: exactly the same floats. (`WeightBiasQuantization` there.)
+    """
+    for number, node in enumerate(list(graph)):
+        if node.op_type not in _LAYERS or not _decodes(node.inputs[0].producer() if node.inputs[0] else None):
+            continue
+        weight = _numbers(node.inputs[1])
+        if weight is None:
+            continue
+        given = node.inputs[2] if len(node.inputs) > 2 else None
+        channels = node.outputs[0].shape[1] if node.outputs[0].shape is not None else None
+        bias = np.zeros(int(channels), np.float32) if given is None else _numbers(given)  # type: ignore[arg-type]
+        if bias is None:
+            continue
+        decode = ir.node(
+            "DequantizeLinear",
+            [
+                _constant(graph, f"kept_{number}.sign", np.sign(bias).astype(np.int32)),
+                _constant(graph, f"kept_{number}.size", np.where(bias == 0, 1, np.abs(bias)).astype(np.float32)),
+            ],
+            attributes={"axis": 0},
+            num_outputs=1,
+        )
+        graph.insert_before(node, decode)
+        node.resize_inputs(3)
         node.replace_input_with(2, decode.outputs[0])
 
 

@@ -22,8 +22,8 @@ from trimtab.plan import Scheme as Scheme
 from trimtab.plan import Target as Target
 from trimtab.recover import recover as recover
 from trimtab.recover import settle as settle
-from trimtab.report import write_report as report
-from trimtab.search import build_profile as profile
+from trimtab.report import report as report
+from trimtab.search import profile as profile
 from trimtab.search import search as search
 from trimtab.tasks import Task as Task
 from trimtab.tasks import load_task as load_task

@@ -318,12 +318,9 @@ def measure_command(
 @app.command("report")
 def report_command(run: RunArgument) -> None:
     """Write RUN/report.html again from RUN/result.json."""
-    from trimtab.plan import Result
-    from trimtab.report import ReportDetails, write_report
+    from trimtab.report import report
 
-    result = Result.from_json(_read(run / "result.json"), where=str(run / "result.json"))
-    details = ReportDetails.from_json(_read(run / "details.json"), where=str(run / "details.json"))
-    Console().print(str(write_report(result, details, run / "report.html")), highlight=False)
+    Console().print(str(report(run)), highlight=False)
 
 
 def _job(run: Path, quiet: bool) -> Any:

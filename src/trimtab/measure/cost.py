@@ -42,7 +42,9 @@ def bops(network: Counted, plan: Plan | None = None) -> int:
     decisions = {decision.layer: decision for decision in plan.layers} if plan else {}
     total = 0
     for layer in network.layers:
-        decision = decisions.get(layer.name)
+        decision = decisions.get(
+            layer.name.partition("#")[0]
+        )  # further calls of a shared weight are stored as the first
         weight_bits = decision.weight.bits if decision and decision.weight else FLOAT_BITS
         activation_bits = decision.activation.bits if decision and decision.activation else FLOAT_BITS
         total += _layer_macs(network, layer) * weight_bits * activation_bits

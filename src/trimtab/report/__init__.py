@@ -3,6 +3,7 @@
 from trimtab.report.html import LayerRow as LayerRow
 from trimtab.report.html import ReportDetails as ReportDetails
 from trimtab.report.html import render_report as render_report
+from trimtab.report.html import report as report
 from trimtab.report.html import write_report as write_report
 from trimtab.report.summary import LimitRow as LimitRow
 from trimtab.report.summary import QuantityRow as QuantityRow

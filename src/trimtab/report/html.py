@@ -5,6 +5,7 @@ from typing import Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from trimtab.errors import RunError
 from trimtab.plan import Record, Result
 from trimtab.report import frontier, numbers, summary
 from trimtab.run import atomic_write
@@ -59,3 +60,21 @@ def render_report(result: Result, details: ReportDetails) -> str:
 def write_report(result: Result, details: ReportDetails, path: str | Path) -> Path:
     """Write the page, in place of an older one, and return its path."""
     return atomic_write(Path(path), render_report(result, details))
+
+
+def report(run: str | Path) -> Path:
+    """Write `report.html` of a finished run folder again, from its `result.json` and `details.json`.
+
+    Raises: RunError when the run has not got that far, ConfigError when a file is damaged.
+    """
+    folder = Path(run)
+    result = Result.from_json(_read(folder / "result.json"), where=str(folder / "result.json"))
+    details = ReportDetails.from_json(_read(folder / "details.json"), where=str(folder / "details.json"))
+    return write_report(result, details, folder / "report.html")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise RunError(f"{file}: {error.strerror}; finish the run with `trimtab compress` first") from error

@@ -80,7 +80,7 @@ def limit_rows(result: Result) -> tuple[LimitRow, ...]:
                 limit=text_of(quantity, bound) + relative,
                 measured=text_of(quantity, measured),
                 used=max(0.0, measured) / bound if bound > 0 else float(measured > 0),
-                holds=measured <= bound,
+                holds=limit.allows(measured, before),
             )
         )
     return tuple(rows)

@@ -9,6 +9,7 @@ from trimtab.search.plan_search import smallest as smallest
 from trimtab.search.plan_search import widest_plan as widest_plan
 from trimtab.search.profile import Profile as Profile
 from trimtab.search.profile import build_profile as build_profile
+from trimtab.search.standalone import profile as profile
 from trimtab.search.strategy import Attempt as Attempt
 from trimtab.search.strategy import Judgement as Judgement
 from trimtab.search.strategy import Proposal as Proposal

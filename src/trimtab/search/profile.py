@@ -80,7 +80,7 @@ def forget(key: str, compute: Callable[[], Any]) -> Any:
 def orders_of(network: Network, task: Task, criterion: str) -> dict[str, tuple[int, ...]]:
     """The channels of every group from the most to the least important, by the criterion on training data."""
     score = CRITERIA.load(criterion)()
-    stats = collect(network, list(_first_batches(task.train, RANKING_ROWS)), task.loss, score.needs)
+    stats = collect(network, list(first_batches(task.train, RANKING_ROWS)), task.loss, score.needs)
     orders = {}
     for group in network.groups:
         ranked = torch.sort(score(network, group, stats).values, descending=True, stable=True).indices
@@ -99,8 +99,8 @@ def measure_losses(
     meter = _Meter(
         network,
         target,
-        seen=[inputs for inputs, _ in _first_batches(task.val, PROFILE_ROWS)],
-        adjusting=[inputs for inputs, _ in _first_batches(task.train, PROFILE_ROWS)],
+        seen=[inputs for inputs, _ in first_batches(task.val, PROFILE_ROWS)],
+        adjusting=[inputs for inputs, _ in first_batches(task.train, PROFILE_ROWS)],
     )
     measured = []
     for unit in units:
@@ -236,7 +236,7 @@ def _outputs(network: Network, batches: Sequence[Inputs]) -> list[Tensor]:
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
-def _first_batches(loader: Any, rows: int) -> Iterator[tuple[Inputs, Any]]:
+def first_batches(loader: Any, rows: int) -> Iterator[tuple[Inputs, Any]]:
     """Whole batches from the start of a loader until `rows` rows are there."""
     seen = 0
     for inputs, target in loader:

@@ -1,11 +1,11 @@
 """Make a trained PyTorch network small and fast for the machine it will run on. `import trimtab as tt`."""
 
 from trimtab.apply import apply as apply
+from trimtab.apply import verify as verify
 from trimtab.compress import compress as compress
 from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.graph import Network as Network
 from trimtab.graph import capture as capture
-from trimtab.graph import verify as verify
 from trimtab.job import Options as Options
 from trimtab.lower import Artifact as Artifact
 from trimtab.lower import lower as lower

@@ -3,7 +3,8 @@
 from difflib import get_close_matches
 
 from trimtab.errors import PlanError
-from trimtab.graph import Network, cut
+from trimtab.graph import Network, Verification, cut
+from trimtab.graph import verify as verify_cut
 from trimtab.lower import target as target_of
 from trimtab.plan import PER_TENSOR, LayerDecision, Plan, Target
 from trimtab.quant import insert_fake_quantization
@@ -21,6 +22,15 @@ def apply(network: Network, plan: Plan) -> Network:
     smaller = cut(network, {decision.group: decision.kept for decision in plan.groups})
     insert_fake_quantization(smaller.module, {decision.layer: decision for decision in plan.layers}, target)
     return smaller
+
+
+def verify(network: Network, plan: Plan) -> Verification:
+    """The cut of a plan against the masked original, in float64: exact or the reason, and the largest difference.
+
+    Raises: PlanError when the plan is for another network.
+    """
+    _check(network, plan)
+    return verify_cut(network, {decision.group: decision.kept for decision in plan.groups})
 
 
 def _check(network: Network, plan: Plan) -> None:

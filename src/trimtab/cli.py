@@ -229,15 +229,14 @@ def apply_command(
     as_json: Json = False,
 ) -> None:
     """Apply a plan to a task's network, and verify the cut against the masked original in float64."""
-    from trimtab.apply import apply
-    from trimtab.graph import verify
+    from trimtab.apply import apply, verify
     from trimtab.measure import macs
     from trimtab.plan import Plan
 
     decided = Plan.from_json(_read(plan), where=str(plan))
     network = _captured(_task(task, setting))
     smaller = apply(network, decided)
-    found = verify(network, {decision.group: decision.kept for decision in decided.groups})
+    found = verify(network, decided)
     rows = [
         {"": "parameters", "before": _parameters(network), "after": _parameters(smaller)},
         {"": "MACs", "before": macs(network), "after": macs(smaller)},

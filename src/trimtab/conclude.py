@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from trimtab.graph import Network
-from trimtab.job import Job, Options
+from trimtab.job import FROM_PYTHON, Job, Options
 from trimtab.lower import Artifact
 from trimtab.measure import artifact_peak, bootstrap_drop, bops, evaluate, first_rows, latencies, macs
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result
@@ -153,6 +153,8 @@ def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tup
 def _command(job: Job) -> str:
     """What gives this result again."""
     header, options = job.run.header, job.options
+    if header["task"].startswith(FROM_PYTHON):
+        return f"tt.compress(task, budget=tt.{job.budget!r}, seed={job.seed}, options=tt.{job.options!r})"
     words = ["trimtab", "compress", header["task"]]
     for key, value in header["settings"].items():
         words += ["--set", f"{key}={value}"]

@@ -47,6 +47,9 @@ from trimtab.search.strategy import LADDER
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
 from trimtab.tasks.rows import batches_in, count
 
+FROM_PYTHON = "python: "
+"""Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
+
 ARTIFACT, FLOAT_ARTIFACT, CANDIDATE = "model", "float", "candidate"
 _LATENCY_SECONDS = 1.0
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
@@ -57,8 +60,9 @@ _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
 class Options(Record):
     """What decides the result besides task, target, seed and budget.
 
-    `epochs` of one round of recovery; None: about 2500 steps, at most 30 epochs. `minutes` is a ceiling for the whole
-    run; a run that it cuts short is the only one whose result depends on the clock.
+    `epochs` of one round of recovery; None: about 2500 steps, at most 30 epochs. After `minutes` of the whole run,
+    training stops and no further round begins; the rest is finished. It is no part of a run's identity: the same run
+    may be continued with more time. A run that it cuts short is the only one whose result depends on the clock.
     """
 
     recover: bool = True
@@ -72,13 +76,13 @@ class Options(Record):
 class Job:
     """Use as a context manager: the run folder is locked while it is open."""
 
-    def __init__(self, run: Run, task: Task, *, progress: Stages) -> None:
+    def __init__(self, run: Run, task: Task, *, progress: Stages, minutes: float | None = None) -> None:
         self.run, self.progress = run, progress
         self.task, note = split_test(task, run.header["seed"])
         self.notes = [note] if note else []
         self.budget: Budget = run.budget
         self.seed: int = run.header["seed"]
-        self.options = Options(**run.header["options"])
+        self.options = Options(**run.header["options"], minutes=minutes)
         self.target = target_of(run.header["target"])
 
     @classmethod
@@ -108,22 +112,24 @@ class Job:
         try:
             run = Run.open(
                 path,
-                task=spec or task.name,
+                task=spec or FROM_PYTHON + task.name,
                 settings=settings or {},
                 target=target,
                 seed=seed,
                 budget=budget,
-                options=options.model_dump(),
+                options=options.model_dump(exclude={"minutes"}),
             )
         except OSError as error:
             raise RunError(f"{path}: the folder cannot be written ({error.strerror}); give another --run") from error
-        return cls._opened(run, task, progress)
+        return cls._opened(run, task, progress, options.minutes)
 
     @classmethod
     def load(cls, path: str | Path, *, progress: Stages) -> Self:
         """The job of an existing run folder; its task is loaded again from where it came."""
         run = Run.load(path)
         try:
+            if run.header["task"].startswith(FROM_PYTHON):
+                raise RunError(f"{path}: was begun from Python without `spec`; continue it there, with tt.compress")
             task = load_task(run.header["task"], run.header["settings"])
             validate(task)
         except BaseException:
@@ -132,9 +138,9 @@ class Job:
         return cls._opened(run, task, progress)
 
     @classmethod
-    def _opened(cls, run: Run, task: Task, progress: Stages) -> Self:
+    def _opened(cls, run: Run, task: Task, progress: Stages, minutes: float | None = None) -> Self:
         try:
-            job = cls(run, task, progress=progress)
+            job = cls(run, task, progress=progress, minutes=minutes)
             job._check_network()
         except BaseException:
             run.close()

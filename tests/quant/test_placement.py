@@ -130,3 +130,15 @@ def test_a_norm_without_statistics_is_not_taken_in() -> None:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.Conv2d(4, 2, 3)
     )
     assert sites(model, IMAGE)[0] == {"input_1", "conv2d", "relu", "conv2d_1"}
+
+
+def test_a_last_join_leaves_the_layers_that_it_adds_unrounded() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.left(x) + self.right(x)
+
+    assert sites(Heads(), torch.randn(4, 6)) == ({"x"}, 2)

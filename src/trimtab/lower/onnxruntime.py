@@ -43,7 +43,7 @@ _INTEGER_PREFIXES = ("QLinear", "QGemm", "QAttention", "MatMulInteger", "ConvInt
 
 
 class OnnxRuntime:
-    """Lowering to ONNX Runtime's CPU kernels. Widths step by 4 inputs and 16 outputs there; 8 is the compromise."""
+    """Lowering to ONNX Runtime's CPU kernels. Their time steps with 4 inputs and 16 outputs; widths step by 4."""
 
     capabilities = Target(
         name="onnxruntime",

@@ -18,19 +18,23 @@ from trimtab.tasks.task import Loader, call, evaluating
 
 
 def prove(artifact: Artifact, network: Network, loader: Loader) -> Proof:
-    """Execute `artifact` on every row of `loader`; compare with `network` (fake-quantized) and its integer simulation.
+    """Execute `artifact` on every row of `loader`; compare with both readings of the folded `network`.
+
+    They are the float simulation (fake-quantized, biases rounded as the runtime rounds them) and the integer one.
 
     Raises: TaskError without rows, NumericsError when an output is not finite.
     """
-    integer = IntegerSimulation(fold(network.module))
+    with evaluating(network):
+        simulation = fold(network.module)
+    integer = IntegerSimulation(simulation)
     rows = agreeing = identical = 0
     largest = 0.0
     finite = True
-    with evaluating(network), torch.inference_mode():
+    with torch.inference_mode():
         for inputs, _ in loader:
             executed = _flat(call(artifact, inputs))
             laid_out = lay_out(inputs, torch.channels_last)
-            simulated, exact = _flat(call(network, laid_out)), _flat(call(integer, laid_out))
+            simulated, exact = _flat(call(simulation, laid_out)), _flat(call(integer, laid_out))
             rows += len(executed[0])
             agreeing += int(_all_rows(_same_prediction(a, b) for a, b in zip(executed, simulated, strict=True)).sum())
             identical += int(_all_rows(_same_row(a, b) for a, b in zip(executed, exact, strict=True)).sum())

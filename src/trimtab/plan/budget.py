@@ -73,11 +73,11 @@ class Budget(Record):
         self,
         *,
         drop: float | str | None = None,
-        size: float | str | None = None,
+        size: str | None = None,
         latency: str | None = None,
         macs: float | str | None = None,
         bops: float | str | None = None,
-        memory: float | str | None = None,
+        memory: str | None = None,
         limits: tuple[Limit, ...] = (),
     ) -> None:
         given: dict[Quantity, float | str | None] = {

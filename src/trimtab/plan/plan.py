@@ -38,7 +38,7 @@ class LayerDecision(Record):
     sparsity: Sparsity | None = None
     weight: Scheme | None = None
     activation: Scheme | None = None
-    solver: str = "nearest"
+    solver: Literal["nearest"] = "nearest"
 
 
 class Plan(Record):

@@ -35,8 +35,9 @@ class Measurement(Record):
 class Proof(Record):
     """The artifact, executed in its runtime and compared with the simulation.
 
-    `max_abs_diff` and `agreement` (fraction of equal predictions, 0..1) compare with the fake-quantized network;
-    `identical_rows` (fraction, 0..1) compares every output with the integer simulation, bit for bit.
+    `max_abs_diff` and `agreement` (fraction of equal predictions, 0..1) compare with the float simulation: the
+    fake-quantized network, batch norm folded and biases rounded as the runtime rounds them. `identical_rows` (fraction,
+    0..1) compares every output with the integer simulation, bit for bit.
     """
 
     executed_on: str

@@ -76,21 +76,37 @@ def layer_calls(module: GraphModule) -> Iterator[tuple[Node, str]]:
 
 
 def _sites(graph: Graph, layers: Mapping[Node, LayerDecision], target: Target) -> dict[Node, Scheme]:
-    """The values to round and how, in graph order."""
-    marked: dict[Node, Scheme] = {}
+    """The values to round and how, in graph order.
+
+    A join runs in integers when all that it reads is rounded and something integer reads it. The one depends on the
+    other along the graph, so joins that cannot take part are dropped until all that are left can.
+    """
     integer = {node: d.activation for node, d in layers.items() if d.activation is not None}
+    joins = {node for node in graph.nodes if _family(node) in target.schemes_by_operator}
+    while True:
+        marked, able = _mark(graph, integer, joins)
+        if able == joins:
+            return marked
+        joins = able
+
+
+def _mark(graph: Graph, integer: Mapping[Node, Scheme], joins: set[Node]) -> tuple[dict[Node, Scheme], set[Node]]:
+    """Values that are rounded if `joins` run in integers, and those of `joins` that then can."""
+    marked: dict[Node, Scheme] = {}
+    able = set()
+    readers = {*integer, *joins}
     for node in graph.nodes:
         if node in integer:
             scheme = integer[node]
             marked.setdefault(source(node.args[0]), scheme)
-            if LAYERS[node.target] == "convolution" or _feeds_integers(written_value(node), integer, target):
+            if LAYERS[node.target] == "convolution" or _is_read_by(readers, written_value(node)):
                 marked.setdefault(written_value(node), scheme)
-        elif _family(node) in target.schemes_by_operator:
+        elif node in joins:
             values = [source(value) for value in _tensor_inputs(node)]
-            written = written_value(node)
-            if all(value in marked for value in values) and _feeds_integers(written, integer, target):
-                marked.setdefault(written, marked[values[0]])
-    return marked
+            if all(value in marked for value in values) and _is_read_by(readers, written_value(node)):
+                marked.setdefault(written_value(node), marked[values[0]])
+                able.add(node)
+    return marked, able
 
 
 def source(value: Node) -> Node:
@@ -121,14 +137,9 @@ def only_user(node: Node, targets: set[object]) -> Node | None:
     return user if len(node.users) == 1 and user is not None and user.target in targets else None
 
 
-def _feeds_integers(value: Node, integer: Mapping[Node, Scheme], target: Target) -> bool:
-    """Whether some reader of `value`, behind moves, is an integer layer or a join that the target runs in integers."""
-    for user in value.users:
-        if user in integer or _family(user) in target.schemes_by_operator:
-            return True
-        if user.target in MOVES and _feeds_integers(user, integer, target):
-            return True
-    return False
+def _is_read_by(readers: set[Node], value: Node) -> bool:
+    """Whether one of `readers` reads `value`, perhaps behind operators that only move it."""
+    return any(user in readers or (user.target in MOVES and _is_read_by(readers, user)) for user in value.users)
 
 
 def _family(node: Node) -> str | None:

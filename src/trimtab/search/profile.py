@@ -22,6 +22,7 @@ from trimtab.search.latency_table import needed_times, time_layers
 from trimtab.search.space import LayerShape, Option, Unit, shape_of, unique_layers, units_of
 from trimtab.stats import collect
 from trimtab.tasks.rows import lay_out
+from trimtab.tasks.switches import evaluating
 from trimtab.tasks.task import Inputs, Task, call
 
 PROFILE_ROWS = 256
@@ -163,8 +164,8 @@ class _Meter:
     ) -> None:
         self.network, self.target = network, target
         self.seen, self.adjusting = lay_out(seen, torch.channels_last), lay_out(adjusting, torch.channels_last)
-        network.eval()
-        self.reference = _outputs(network, self.seen)
+        with evaluating(network):
+            self.reference = _outputs(network, self.seen)
         self._variant: tuple[tuple[str, bool], Network] | None = None
 
     def loss(self, unit: Unit, option: Option) -> float:

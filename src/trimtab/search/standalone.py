@@ -21,7 +21,7 @@ def profile(network: Network, task: Task, target: Target, *, seed: int = 0, crit
     """What every option of every group and layer costs on `target`: loss, bytes, MACs, BOPs, milliseconds.
 
     Sizes are relative to the float ONNX file, and set right on the file of the network with everything in integers.
-    Raises: ConfigError for a network without layers or an unknown criterion; NumericsError when an output is not finite.
+    Raises: ConfigError for a network without layers or an unknown criterion; NumericsError for outputs not finite.
     """
     with TemporaryDirectory() as folder:
         original = lower_float(network, target, Path(folder) / "float")

@@ -41,7 +41,7 @@ def compress(
         settings=settings,
         progress=progress or Stages(quiet=True),
     ) as job:
-        rungs = job.ladder()
+        rungs = job.ladder()  # capture, profile, and plans of falling size as they are before training
         tried: list[Attempt] = []
         while proposal := propose(
             budget,
@@ -51,9 +51,10 @@ def compress(
             job.fitting,
             trains=job.options.recover and not job.out_of_time(),
             rounds=job.options.rounds,
-        ):
-            tried.append(job.carry_out(proposal, tried))
-        if not tried:
+        ):  # search
+            tried.append(job.carry_out(proposal, tried))  # apply, recover, lower, judge
+        if not tried:  # nothing keeps the limits on costs
             nearest = Proposal(plan=nearest_rung(budget, job.baseline, rungs).plan)
             tried.append(job.carry_out(nearest, tried))
+        # lower, prove, measure on the test split, report
         return conclude(job, rungs, tried, best_of(budget, job.baseline, tried))

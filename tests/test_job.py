@@ -72,7 +72,7 @@ def test_a_folder_of_another_run_is_refused(task, tmp_path):
     opened(task, folder).__exit__(None, None, None)
     refused(RunError, "is a run with seed 0, not 1; give another --run", task, folder, seed=1)
     refused(RunError, "is a run with budget .*drop ≤ 0.1.*not .*drop ≤ 0.2", task, folder, budget=Budget(drop=0.2))
-    refused(RunError, 'is a run with task "tiny", not "another"', replace(task, name="another"), folder)
+    refused(RunError, 'is a run with task "python: tiny", not "python: another"', replace(task, name="another"), folder)
     refused(RunError, "is a run with options .*not", task, folder, epochs=3)
     journal = folder / "journal.jsonl"
     header, rest = journal.read_text().split("\n", 1)

@@ -241,8 +241,3 @@ def test_a_stage_that_fails_still_counts(tmp_path):
         with pytest.raises(ValueError, match="no"), run.stage("lower"):
             raise ValueError("no")
         assert run.seconds().keys() == {"lower"}
-
-
-def test_it_imports_no_torch():
-    child = in_another_process("import sys, trimtab.run, trimtab.plan\nprint('torch' in sys.modules)")
-    assert child.communicate()[0] == "False\n"

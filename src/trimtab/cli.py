@@ -105,9 +105,8 @@ def compress_command(
     if as_json:
         print(result.to_json(), end="")
     elif not quiet:
-        console = Console()
-        console.print(before_after(result))
-        console.print(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}", highlight=False)
+        Console().print(before_after(result))
+        typer.echo(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}")
     raise typer.Exit(0 if result.met else NOT_MET)
 
 
@@ -185,7 +184,7 @@ def profile_command(
             for option in unit.options
         ]
         _print_rows("options", ("unit", "kept", "weight bits", "loss"), rows)
-        Console().print(f"{where / 'profile.json'}", highlight=False)
+        typer.echo(f"{where / 'profile.json'}")
 
 
 @app.command("search")
@@ -218,7 +217,7 @@ def search_command(
         _print_rows(
             "plan", ("quantity", "predicted"), [{"quantity": k, "predicted": f"{v:.6g}"} for k, v in costs.items()]
         )
-        Console().print(str(where), highlight=False)
+        typer.echo(str(where))
 
 
 @app.command("apply")
@@ -246,7 +245,7 @@ def apply_command(
         return
     _print_rows("applied", ("", "before", "after"), rows)
     said = "equals the masked original" if found.exact else f"not exact: {found.reason}"
-    Console().print(f"cut {said}; largest difference {found.max_abs_diff:.3g} in float64", highlight=False)
+    typer.echo(f"cut {said}; largest difference {found.max_abs_diff:.3g} in float64")
 
 
 @app.command("recover")
@@ -264,7 +263,7 @@ def recover_command(run: RunArgument, quiet: Quiet = False, as_json: Json = Fals
     if as_json:
         print(judged.to_json(), end="")
     elif not quiet:
-        Console().print(f"drop on val {judged.drop:.4f}, {judged.costs['size']:.0f} bytes")
+        typer.echo(f"drop on val {judged.drop:.4f}, {judged.costs['size']:.0f} bytes")
 
 
 @app.command("lower")
@@ -275,7 +274,7 @@ def lower_command(run: RunArgument, quiet: Quiet = False, as_json: Json = False)
     if as_json:
         print(json.dumps({"artifact": str(artifact.path), "file_bytes": artifact.file_bytes}))
     elif not quiet:
-        Console().print(f"{artifact.path}: {artifact.file_bytes} bytes", highlight=False)
+        typer.echo(f"{artifact.path}: {artifact.file_bytes} bytes")
 
 
 @app.command("prove")
@@ -319,7 +318,7 @@ def report_command(run: RunArgument) -> None:
     """Write RUN/report.html again from RUN/result.json."""
     from trimtab.report import report
 
-    Console().print(str(report(run)), highlight=False)
+    typer.echo(str(report(run)))
 
 
 def _job(run: Path, quiet: bool) -> Any:

@@ -11,6 +11,7 @@ from rich.console import Console
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result, Spread
 from trimtab.report import LayerRow, ReportDetails, Stages, before_after, limit_rows, quantity_rows, write_report
 from trimtab.report import numbers as say
+from trimtab.report import terminal
 from trimtab.report.frontier import chart
 
 BEFORE = Measurement(metric=0.9944, file_bytes=672_345, macs=4_060_000, bops=4_157_440_000, latency_ms=0.312)
@@ -311,7 +312,7 @@ def test_quiet_is_silent():
 
 def test_a_terminal_shows_a_bar_only_when_a_stage_takes_long(monkeypatch):
     def shown(patience):
-        monkeypatch.setattr("trimtab.report.terminal.PATIENCE_S", patience)
+        monkeypatch.setattr(terminal, "PATIENCE_S", patience)
         out = console(force_terminal=True)
         with Stages(quiet=False, console=out).stage("profile", total=3) as advance:
             advance()

@@ -128,7 +128,16 @@ def inspect_command(task: TaskArgument, setting: Set = None, as_json: Json = Fal
     if as_json:
         print(json.dumps({"fingerprint": network.fingerprint, "groups": groups, "frozen": frozen}, indent=2))
         return
-    _print_rows("channel groups", ("group", "width", "multiple_of", "members"), groups)
+    shown = [
+        {
+            "group": group.name,
+            "width": group.width,
+            "made by": _layers_of(group, "out"),
+            "read by": _layers_of(group, "in"),
+        }
+        for group in network.groups
+    ]
+    _print_rows("channel groups", ("group", "width", "made by", "read by"), shown)
     _print_rows("frozen", ("name", "width", "operator", "reason", "source"), frozen)
 
 
@@ -369,6 +378,10 @@ def _print_rows(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any
     for row in rows:
         table.add_row(*(_text(row[column]) for column in columns))
     Console().print(table)
+
+
+def _layers_of(group: Any, role: str) -> list[str]:
+    return list(dict.fromkeys(m.parameter.removesuffix(".weight") for m in group.members if m.role == role))
 
 
 def _text(value: object) -> str:

@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result, Spread
-from trimtab.report import LayerRow, ReportDetails, Stages, before_after, limit_rows, quantity_rows, write_report
+from trimtab.report import (
+    LayerRow,
+    ReportDetails,
+    Stages,
+    before_after,
+    limit_rows,
+    quantity_rows,
+    terminal,
+    write_report,
+)
 from trimtab.report import numbers as say
-from trimtab.report import terminal
 from trimtab.report.frontier import chart
 
 BEFORE = Measurement(metric=0.9944, file_bytes=672_345, macs=4_060_000, bops=4_157_440_000, latency_ms=0.312)

@@ -37,6 +37,8 @@ class Record(BaseModel):
 def _one_line(where: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":  # a rule of ours, whose message says what came
+        return f"{where}: {place + ': ' if place else ''}{first['ctx']['error']}"
     came = "" if first["type"] in {"missing", "json_invalid"} else f", got {first['input']!r:.80}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where}: {place + ': ' if place else ''}{first['msg']}{came}{more}"

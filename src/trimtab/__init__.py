@@ -6,6 +6,8 @@ from trimtab.compress import compress as compress
 from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.graph import Network as Network
 from trimtab.graph import capture as capture
+from trimtab.graph import load as load
+from trimtab.graph import transplant as transplant
 from trimtab.job import Options as Options
 from trimtab.lower import Artifact as Artifact
 from trimtab.lower import lower as lower

@@ -70,6 +70,21 @@ def test_a_frozen_side_freezes_the_other_without_linking() -> None:
     assert resolve(b) != resolve(c)
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_frozen_whole_freezes_the_factors_that_it_meets(swap: bool) -> None:
+    whole, factors = fresh(24), (Axis(2, frozen=WHY), Axis(3), Axis(4))
+    freeze(whole, WHY)
+    unify(*((factors, whole) if swap else (whole, factors)), WHY)
+    assert not is_free(factors)
+    assert not is_free(whole)
+
+
+def test_a_frozen_whole_that_does_not_divide_freezes_too() -> None:
+    whole, factors = (Axis(2), Axis(6, frozen=WHY)), (Axis(3), Axis(4))
+    unify(whole, factors, WHY)
+    assert not is_free(factors)
+
+
 def test_a_frozen_segment_leaves_the_others_free() -> None:
     x = fresh(10)
     left, right = split(x, (4, 6), WHY)

@@ -6,6 +6,9 @@ from trimtab.graph.groups import Frozen as Frozen
 from trimtab.graph.groups import ParamDim as ParamDim
 from trimtab.graph.layers import Layer as Layer
 from trimtab.graph.network import Network as Network
+from trimtab.graph.save import load as load
+from trimtab.graph.save import save as save
 from trimtab.graph.surgery import cut as cut
+from trimtab.graph.transplant import transplant as transplant
 from trimtab.graph.verify import Verification as Verification
 from trimtab.graph.verify import verify as verify

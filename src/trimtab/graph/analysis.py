@@ -31,7 +31,7 @@ from trimtab.graph.axes import (
 )
 from trimtab.graph.rules import RULES
 from trimtab.graph.source import of_node
-from trimtab.graph.values import Call, Count, Facts, Fix, Origin, Value, atoms
+from trimtab.graph.values import Call, Count, Facts, Fix, Origin, OverKept, Value, atoms
 
 RULE_ERRORS = (
     MisfitError,
@@ -62,6 +62,7 @@ class Analysis:
     inexact: dict[Axis, Freeze]
     buffers: set[int]
     fixes: list[tuple[Node, Fix]]
+    over_kept: dict[Node, OverKept]
 
 
 def analyse(module: fx.GraphModule) -> Analysis:
@@ -191,6 +192,7 @@ class _Walk:
             inexact=self._inexact(),
             buffers=self.buffers,
             fixes=self.facts.fixes,
+            over_kept=self.facts.over_kept,
         )
 
     def _freeze_squares(self, tensors: Iterable[tuple[Dim, ...]]) -> None:

@@ -294,10 +294,26 @@ def _unify(a: Dim, b: Dim, why: Freeze) -> None:
             left.pop()
             right.pop()
         elif x.size > y.size:
-            split_inner(x, y.size, why)
+            _match(left, right, why)
         else:
-            split_inner(y, x.size, why)
+            _match(right, left, why)
         left, right = list(coalesce(left)), list(coalesce(right))
+
+
+def _match(larger: list[Axis], smaller: list[Axis], why: Freeze) -> None:
+    """Give the last axis of `larger` an inner factor of the size of the last of `smaller`.
+
+    From a frozen one the factor is taken away at once: coalescing would join it again, for ever.
+    """
+    x, y = larger[-1], smaller[-1]
+    if x.frozen is None:
+        split_inner(x, y.size, why)
+        return
+    if x.size % y.size:
+        raise MisfitError(f"an axis of {x.size} is not a multiple of {y.size}")
+    freeze((y,), x.frozen)
+    smaller.pop()
+    larger[-1] = Axis(x.size // y.size, frozen=x.frozen)
 
 
 def _merge(x: Axis, y: Axis, why: Freeze) -> None:

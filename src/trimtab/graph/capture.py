@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from trimtab.errors import CaptureError, NumericsError
 from trimtab.graph.copying import copy_module
+from trimtab.graph.inline import inline_regions
 from trimtab.graph.modes import mark_switches
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_error, of_node
@@ -36,6 +37,7 @@ def capture(model: nn.Module, example: Inputs) -> Network:
     with eval_for_a_moment(model):
         program = _export(model, inputs)
     module = copy_module(program.module(check_guards=False))
+    inline_regions(module)
     _drop_assertions(module)
     _views_as_reshapes(module)
     mark_switches(module)
@@ -130,7 +132,7 @@ def _run_export(model: nn.Module, inputs: Inputs, batch: Any) -> ExportedProgram
     shapes: Any = ShapesCollection()
     for leaf in pytree.tree_leaves(inputs):
         shapes[leaf] = {0: batch}
-    with _quiet():
+    with quiet():
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
@@ -142,8 +144,8 @@ def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export logs whole graphs when it fails, and warns of its own doings; an error says what is needed."""
+def quiet() -> Iterator[None]:
+    """torch logs whole graphs when it fails, and warns of its own doings; an error says what is needed."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -4,6 +4,7 @@ import copy
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -155,6 +156,12 @@ class Network:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy values in; every name must be there."""
         self.module.load_state_dict(state)
+
+    def save(self, path: str | Path) -> None:
+        """Write the network to one safetensors file that `trimtab.load` reads without the user's source."""
+        from trimtab.graph.save import save  # that module is made of networks
+
+        save(self, path)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast parameters and buffers in place, as `nn.Module.to`; floating example inputs follow the dtype."""

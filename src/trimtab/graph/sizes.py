@@ -5,6 +5,7 @@ from fractions import Fraction
 from operator import floordiv, mul
 from typing import Any
 
+import torch
 from torch.fx import Node
 
 from trimtab.graph.axes import Dim, size
@@ -26,6 +27,14 @@ def emit_sizes(call: Call, name: str, dims: Sequence[Dim]) -> None:
             set_argument(node, name, new)
 
     call.fix(fix)
+
+
+def scale_output(node: Node, factor: float) -> None:
+    """Multiply a node's output, for all its users, by a constant."""
+    with node.graph.inserting_after(node):
+        scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, factor))
+    scaled.meta = dict(node.meta)
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
 
 
 def _count(call: Call, item: Any) -> Dim:

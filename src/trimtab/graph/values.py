@@ -58,6 +58,20 @@ def atoms(axes: Iterable[Axis]) -> set[Axis]:
     return {atom for axis in axes for atom in leaves((find(axis),))}
 
 
+@dataclass(frozen=True)
+class OverKept:
+    """An operator that cannot equal its masked self: its proof lets the reference see the kept positions only.
+
+    `mixed` are the dimensions along which a cut has that effect, `tensors` the dimensions of its tensor arguments by
+    name, `output` those of its output, `fix` its re-emission.
+    """
+
+    mixed: tuple[Dim, ...]
+    tensors: dict[str, tuple[Dim, ...]]
+    output: tuple[Dim, ...]
+    fix: Fix
+
+
 @dataclass
 class Facts:
     """What all rules together find out."""
@@ -68,6 +82,7 @@ class Facts:
     roles: dict[Origin, str] = field(default_factory=dict)
     sums: list[tuple[Dim, tuple[frozenset[Axis], ...], Freeze]] = field(default_factory=list)
     divisors: list[tuple[Value, Freeze]] = field(default_factory=list)
+    over_kept: dict[Node, OverKept] = field(default_factory=dict)
 
 
 class Call:
@@ -169,6 +184,11 @@ class Call:
     def contract(self, dim: Dim, factors: Sequence[Value], reason: str) -> None:
         """State that products of `factors` are summed along `dim`: one must vanish at what is removed, else inexact."""
         self.facts.sums.append((dim, tuple(frozenset(factor.alive) for factor in factors), self.why(reason)))
+
+    def inexact(self, dims: Iterable[Dim], reason: str) -> None:
+        """State that after a cut along `dims` no argument makes the operator equal to its masked self."""
+        for dim in dims:
+            self.facts.sums.append((dim, (frozenset(axes_of([dim])),), self.why(reason)))
 
     def divide(self, value: Value) -> None:
         """State that the operator is singular at zero: axes along which `value` vanishes are frozen at the end."""

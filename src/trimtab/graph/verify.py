@@ -6,10 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from trimtab.graph.kept import Kept
 from trimtab.graph.network import Network
+from trimtab.graph.reference import norms_over_kept
 from trimtab.graph.surgery import cut, masks
+from trimtab.graph.values import set_argument
 from trimtab.tasks.task import Inputs, call
 
 TOLERANCE = 1e-9
@@ -22,7 +26,8 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 class Verification:
     """`exact` when cut and masked network agree to rounding; else `reason`.
 
-    `max_abs_diff` is the largest difference over `outputs` compared numbers, relative to max(1, |reference|).
+    `max_abs_diff` is the largest difference over `outputs` compared numbers, relative to max(1, |reference|). A layer
+    or group norm over a cut axis cannot equal the masked one: there the reference takes statistics of kept units only.
     """
 
     exact: bool
@@ -36,16 +41,18 @@ def verify(network: Network, kept: Mapping[str, Sequence[int]]) -> Verification:
 
     Raises: PlanError as `cut`.
     """
-    inexact = [group for group in map(network.group, kept) if not group.exact]
+    inexact = [group for group in map(network.group, kept) if not group.exact and len(kept[group.name]) < group.width]
     masked = doubled(network)
     with torch.no_grad():
         for name, mask in masks(masked, kept).items():
             masked.module.get_parameter(name).mul_(mask.to(masked.device))
+        norms_over_kept(network, masked, Kept({network.group(name).axis: units for name, units in kept.items()}))
         inputs = fresh_inputs(network)
         difference, count = compare(call(cut(doubled(network), kept), inputs), call(masked, inputs))
     reason = ""
     if inexact:
-        reason = f"{inexact[0].name}: {inexact[0].reason}"
+        agrees = "; otherwise nothing differs" if difference <= TOLERANCE else ""
+        reason = f"{inexact[0].name}: {inexact[0].reason}{agrees}"
     elif not difference <= TOLERANCE:
         reason = f"outputs differ by {difference:.3g} where float64 rounding allows {TOLERANCE:g}"
     return Verification(exact=not reason, reason=reason, max_abs_diff=difference, outputs=count)
@@ -57,8 +64,19 @@ def doubled(network: Network) -> Network:
     for node in copy.module.graph.nodes:
         node.args = pytree.tree_map(_widen, node.args)
         node.kwargs = pytree.tree_map(_widen, node.kwargs)
+        _widen_created(node)
     copy.module.recompile()
     return copy.to(torch.float64)
+
+
+def _widen_created(node: Node) -> None:
+    """A tensor made from numbers alone has the default dtype where none is named."""
+    schema, value = getattr(node.target, "_schema", None), node.meta.get("val")
+    if schema is None or not isinstance(value, Tensor) or value.dtype not in _NARROW:
+        return
+    tensors = any(isinstance(item.meta.get("val"), Tensor) for item in node.all_input_nodes)
+    if not tensors and any(argument.name == "dtype" for argument in schema.arguments):
+        set_argument(node, "dtype", torch.float64)
 
 
 def _widen(argument: Any) -> Any:

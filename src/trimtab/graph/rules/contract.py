@@ -57,6 +57,36 @@ def _slide(call: Call, weight: Value, i: int, dim: Dim) -> Dim:
     return call.constant(call.shape[i - (len(weight.dims) - 2)])
 
 
+@rule(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def transposed_convolution(call: Call) -> Value:
+    """[N, C, *space] with weight [C, O/groups, *kernel] gives [N, O, *space]."""
+    x, weight, bias = call.value("input"), call.value("weight"), call.maybe("bias")
+    at = len(x.dims) - len(weight.dims) + 1
+    batch, channels, space = x.dims[:at], x.dims[at], x.dims[at + 1 :]
+    call.freeze(weight.dims[2:], "kernel positions are not channels")
+    call.freeze(space, "a convolution slides along this dimension")
+    call.unify(channels, weight.dims[0])
+    groups, made = call.integer("groups"), weight.dims[1]
+    if groups > 1:
+        why = call.why("the groups of a convolution do not fit the factors of the channels")
+        outer, _ = cut_right(channels, size(channels) // groups, why)
+        made = (*outer, *weight.dims[1])
+
+        def fix(node: Node, kept: Kept) -> None:
+            set_argument(node, "groups", kept.size(outer))
+
+        call.fix(fix)
+    call.contract(channels, (x, weight), NOT_ZERO)
+    call.role(weight, 0, "in")
+    call.produce(weight, 1)
+    alive = _along(x, batch) | _along(weight, [made])
+    if bias is not None:
+        call.unify(made, bias.dims[0])
+        call.role(bias, 0, "out")
+        alive = axes_of(batch) | _along(weight, [made]) | _along(bias, [made])
+    return Value((*batch, made, *(call.constant(n) for n in call.shape[at + 1 :])), alive)
+
+
 def _at(values: list[int], i: int) -> int:
     return values[i if len(values) > 1 else 0]
 
@@ -101,9 +131,25 @@ def matmul(call: Call) -> Value:
 @rule(aten.addmm.default)
 def addmm(call: Call) -> Value:
     """bias [N] or [M, N] plus [M, K] with [K, N]."""
-    out = _product(call, call.value("mat1"), call.value("mat2"))
+    return _plus(call, _product(call, call.value("mat1"), call.value("mat2")))
+
+
+@rule(aten.baddbmm.default)
+def baddbmm(call: Call) -> Value:
+    """A bias that broadcasts to [B, M, N], plus [B, M, K] with [B, K, N]."""
+    return _plus(call, _product(call, call.value("batch1"), call.value("batch2")))
+
+
+@rule(aten.outer.default)
+def outer(call: Call) -> Value:
+    """[M] and [N] give [M, N]."""
+    a, b = call.value("self"), call.value("vec2")
+    return Value((*a.dims, *b.dims), atoms(a.alive) | atoms(b.alive))
+
+
+def _plus(call: Call, out: Value) -> Value:
     bias = call.value("self")
-    padded = ((),) * (2 - len(bias.dims)) + bias.dims
+    padded = ((),) * (len(out.dims) - len(bias.dims)) + bias.dims
     missing: list[Dim] = []
     for mine, theirs in zip(out.dims, padded, strict=True):
         if size(theirs) == size(mine):
@@ -125,14 +171,22 @@ def _product(call: Call, a: Value, b: Value) -> Value:
         call.produce(b, len(b.dims) - 1)
     if len(a.dims) > 1:
         call.produce(a, len(a.dims) - 2)
-    batch = _broadcast_batch(call, a.dims[:-2], b.dims[:-2])
+    batch = broadcast_batch(call, a.dims[:-2], b.dims[:-2])
     rows, columns = a.dims[:-1][-1:], b.dims[-1:] if len(b.dims) > 1 else ()
-    # An element is zero where its row of `a` or its column of `b` is; a batch axis asks for one of the two as well.
-    alive = _along(a, rows) | _along(b, columns) | (axes_of(batch) & (atoms(a.alive) | atoms(b.alive)))
+    # An element is zero where its row of `a` or its column of `b` is, and along a batch axis where either of them is.
+    in_batch = _along_batch(a, a.dims[:-2], batch) & _along_batch(b, b.dims[:-2], batch)
+    alive = _along(a, rows) | _along(b, columns) | in_batch
     return Value((*batch, *rows, *columns), alive)
 
 
-def _broadcast_batch(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
+def _along_batch(value: Value, own: tuple[Dim, ...], batch: tuple[Dim, ...]) -> set[Axis]:
+    """Where a factor does not vanish along the batch axes of a product; it is repeated along those that it lacks."""
+    axes = axes_of(batch)
+    return axes & (atoms(value.alive) | (axes - axes_of(own)))
+
+
+def broadcast_batch(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """Batch dimensions of a product, aligned at the right; one of size 1 is repeated."""
     rank = max(len(a), len(b))
     out = []
     for p, q in zip(((),) * (rank - len(a)) + a, ((),) * (rank - len(b)) + b, strict=True):

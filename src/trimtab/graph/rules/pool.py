@@ -23,6 +23,8 @@ def _windows(call: Call, rank: int) -> Value:
     aten.upsample_nearest1d.default,
     aten.upsample_linear1d.vec,
     aten.upsample_linear1d.default,
+    aten._upsample_nearest_exact1d.vec,
+    aten._upsample_nearest_exact1d.default,
 )
 def pool1d(call: Call) -> Value:
     """Windows along the last dimension."""
@@ -39,13 +41,23 @@ def pool1d(call: Call) -> Value:
     aten.upsample_bilinear2d.default,
     aten.upsample_bicubic2d.vec,
     aten.upsample_bicubic2d.default,
+    aten._upsample_nearest_exact2d.vec,
+    aten._upsample_nearest_exact2d.default,
 )
 def pool2d(call: Call) -> Value:
     """Windows along the last two dimensions."""
     return _windows(call, 2)
 
 
-@rule(aten.max_pool3d.default, aten.avg_pool3d.default, aten.adaptive_avg_pool3d.default)
+@rule(
+    aten.max_pool3d.default,
+    aten.avg_pool3d.default,
+    aten.adaptive_avg_pool3d.default,
+    aten.upsample_nearest3d.vec,
+    aten.upsample_nearest3d.default,
+    aten.upsample_trilinear3d.vec,
+    aten.upsample_trilinear3d.default,
+)
 def pool3d(call: Call) -> Value:
     """Windows along the last three dimensions."""
     return _windows(call, 3)

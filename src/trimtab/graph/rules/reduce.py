@@ -7,6 +7,7 @@ from trimtab.graph.axes import Dim, size
 from trimtab.graph.kept import Kept
 from trimtab.graph.rules.elementwise import overloads
 from trimtab.graph.rules.table import rule
+from trimtab.graph.sizes import scale_output
 from trimtab.graph.values import Call, Value, axes_of
 
 aten = torch.ops.aten
@@ -53,12 +54,8 @@ def mean(call: Call) -> Value:
         new = old = 1
         for dim in gone:
             new, old = new * kept.size(dim), old * size(dim)
-        if new == old:
-            return
-        with node.graph.inserting_after(node):
-            scaled = node.graph.call_function(aten.mul.Tensor, (node, new / old))
-        scaled.meta = dict(node.meta)
-        node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+        if new != old:
+            scale_output(node, new / old)
 
     call.fix(fix)
     return out
@@ -87,7 +84,7 @@ def reduction(call: Call) -> Value | list[Value]:
 
 
 @rule(
-    *overloads("softmax", "log_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp", "glu"),
+    *overloads("softmax", "log_softmax", "softmin", "cumsum", "cumprod", "logcumsumexp"),
     aten._softmax.default,
     aten._log_softmax.default,
 )

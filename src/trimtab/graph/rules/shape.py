@@ -96,22 +96,42 @@ def permute(call: Call) -> Value:
     return _ordered(x, [d % len(x.dims) for d in call.raw("dims")])
 
 
-@rule(aten.transpose.int)
+@rule(aten.transpose.int, aten.swapaxes.default, aten.swapdims.default)
 def transpose(call: Call) -> Value:
     """Two dimensions change places."""
     x = call.value("self")
     order = list(range(len(x.dims)))
-    a, b = call.axis("dim0", len(order)), call.axis("dim1", len(order))
+    names = [name for name in call.arguments if name != "self"]
+    a, b = (call.axis(name, len(order)) for name in names)
     order[a], order[b] = order[b], order[a]
     return _ordered(x, order)
 
 
-@rule(aten.t.default, aten.numpy_T.default, aten.mT.default)
-def transposed(call: Call) -> Value:
-    """A matrix transposed."""
+@rule(aten.movedim.int, aten.movedim.intlist)
+def movedim(call: Call) -> Value:
+    """Dimensions at `source` move to `destination`; the others keep their order."""
     x = call.value("self")
-    if len(x.dims) > 2:
-        raise MisfitError("a transposition of more than two dimensions")
+    source, destination = (
+        [d % len(x.dims) for d in (raw if isinstance(raw, (list, tuple)) else [raw])]
+        for raw in (call.raw("source"), call.raw("destination"))
+    )
+    others = iter([d for d in range(len(x.dims)) if d not in source])
+    moved = dict(zip(destination, source, strict=True))
+    return _ordered(x, [moved[d] if d in moved else next(others) for d in range(len(x.dims))])
+
+
+@rule(aten.mT.default)
+def matrices_transposed(call: Call) -> Value:
+    """The last two dimensions change places."""
+    x = call.value("self")
+    rank = len(x.dims)
+    return _ordered(x, [*range(rank - 2), rank - 1, rank - 2])
+
+
+@rule(aten.t.default, aten.numpy_T.default)
+def transposed(call: Call) -> Value:
+    """All dimensions in reverse order."""
+    x = call.value("self")
     return _ordered(x, list(reversed(range(len(x.dims)))))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch.fx import Node
 
-from trimtab.graph.axes import Dim, MisfitError, is_free, size, split
+from trimtab.graph.axes import Dim, MisfitError, cut_right, is_free, size, split
 from trimtab.graph.kept import Kept
 from trimtab.graph.rules.table import rule
 from trimtab.graph.values import Call, Fix, Value, bind, set_argument
@@ -24,13 +24,24 @@ def slice_(call: Call) -> Value:
     if not is_free(x.dims[at]):
         return _replaced(x, at, call.constant(call.shape[at]))
     if call.integer("step") != 1:
-        call.freeze([x.dims[at]], "a slice takes every so many positions of this dimension")
-        return _replaced(x, at, call.constant(call.shape[at]))
+        return _strided(call, x, at)
     start = _border(call.raw("start"), n, 0)
     end = max(_border(call.raw("end"), n, n), start)
     before, part, _ = split(x.dims[at], [start, end - start, n - end], call.why("a slice falls across factors"))
     _emit_borders(call, before, part, x.dims[at])
     return _replaced(x, at, part)
+
+
+def _strided(call: Call, x: Value, at: int) -> Value:
+    """Every so many positions: one of each inner factor, where the factors fit and the slice runs to the end."""
+    n, step = size(x.dims[at]), call.integer("step")
+    start = _border(call.raw("start"), n, 0)
+    if n % step or start >= step or not _whole(call, n) or call.shape[at] != n // step:
+        call.freeze([x.dims[at]], "a slice takes every so many positions of this dimension")
+        return _replaced(x, at, call.constant(call.shape[at]))
+    outer, inner = cut_right(x.dims[at], step, call.why("a strided slice falls across factors"))
+    call.freeze([inner], "a slice takes every so many positions of this dimension")
+    return _replaced(x, at, outer)
 
 
 def _whole(call: Call, n: int) -> bool:
@@ -138,6 +149,17 @@ def _emit_split(parts: Sequence[Dim], name: str | None) -> Fix:
         node.args, node.kwargs = (given["self"], sizes, given["dim"]), {}
 
     return fix
+
+
+@rule(aten.glu.default)
+def glu(call: Call) -> Value:
+    """The first half of a dimension times the sigmoid of the second: the halves are cut alike."""
+    x = call.value("self")
+    at = call.axis("dim", len(x.dims))
+    half = call.shape[at]
+    first, second = split(x.dims[at], [half, half], call.why("halves fall across factors"))
+    call.unify(first, second)
+    return x.new([*x.dims[:at], first, *x.dims[at + 1 :]])
 
 
 @rule(aten.unbind.int)

@@ -4,7 +4,6 @@ Nothing in the file is code: operators come from an allow-list (`stored.py`), an
 """
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from trimtab.graph.network import Network
 from trimtab.graph.source import of_node
 from trimtab.graph.stored import Stored, StoredExample, StoredNode, StoredTensor
 from trimtab.graph.values import bind
+from trimtab.run import atomic_write
 
 _KEY = "trimtab.network"
 _EXAMPLE = "example:"
@@ -66,7 +66,7 @@ def save(network: Network, path: str | Path) -> None:
         tensors=tuple(tensors),
         nodes=tuple(_nodes(network.module)),
     )
-    _replace(Path(path), to_bytes(numbers, metadata={_KEY: header.model_dump_json()}))
+    atomic_write(Path(path), to_bytes(numbers, metadata={_KEY: header.model_dump_json()}))
 
 
 def _check_savable(network: Network) -> None:
@@ -150,16 +150,6 @@ def _nodes(module: fx.GraphModule) -> Iterator[StoredNode]:
             switch=node.meta.get(MARK),
             source=place if _PLACE.fullmatch(place) else None,
         )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def load(path: str | Path) -> Network:

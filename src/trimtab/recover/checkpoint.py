@@ -1,7 +1,6 @@
 """The training loop's state at the end of an epoch, on disk: tensors as safetensors, the rest as JSON in its header."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from trimtab.errors import RunError
 from trimtab.plan import Record
+from trimtab.run import atomic_write
 
 _KEY = "trimtab.recover"
 
@@ -62,7 +62,7 @@ def save(path: Path, state: State, identity: Mapping[str, str]) -> None:
         for name, tensor in getattr(state, part).items()
     }
     header = _Header(identity=dict(identity), progress=state.progress)
-    _replace(path, safetensors.torch.save(tensors, metadata={_KEY: header.to_json()}))
+    atomic_write(path, safetensors.torch.save(tensors, metadata={_KEY: header.to_json()}))
 
 
 def load(path: Path, identity: Mapping[str, str]) -> State:
@@ -97,13 +97,3 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         sha.update(flat.view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """Pruning: which units matter (criteria) and which stay (select)."""
 
+from trimtab.prune.rank import rank as rank
 from trimtab.prune.scores import Scores as Scores
-from trimtab.prune.select import keep_best as keep_best
 from trimtab.registry import Registry
 
 CRITERIA = Registry(

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from trimtab.errors import ConfigError, NumericsError
 from trimtab.graph import Network
 from trimtab.plan import LayerDecision, Record, Target
-from trimtab.prune import CRITERIA
+from trimtab.prune import CRITERIA, rank
 from trimtab.quant import insert_fake_quantization
 from trimtab.recover.batchnorm import reestimate_batchnorm
 from trimtab.recover.seeding import seeded
@@ -82,11 +82,7 @@ def orders_of(network: Network, task: Task, criterion: str) -> dict[str, tuple[i
     """The channels of every group from the most to the least important, by the criterion on training data."""
     score = CRITERIA.load(criterion)()
     stats = collect(network, list(first_batches(task.train, RANKING_ROWS)), task.loss, score.needs)
-    orders = {}
-    for group in network.groups:
-        ranked = torch.sort(score(network, group, stats).values, descending=True, stable=True).indices
-        orders[group.name] = tuple(ranked.tolist())
-    return orders
+    return {group.name: rank(score(network, group, stats)) for group in network.groups}
 
 
 def measure_losses(

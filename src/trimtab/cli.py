@@ -85,12 +85,9 @@ def compress_command(
     from trimtab.job import Options
     from trimtab.plan import Budget
     from trimtab.report import before_after, stages
-    from trimtab.tasks import load_task
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
-    settings = _settings(setting)
-    loaded = load_task(task, settings)
-    where = run or Path("runs") / loaded.name
+    loaded, settings, where = _begun(task, setting, run)
     result = compress(
         loaded,
         budget=budget,
@@ -161,12 +158,9 @@ def profile_command(
     from trimtab.job import Job, Options
     from trimtab.plan import Budget
     from trimtab.report import stages
-    from trimtab.tasks import load_task
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
-    settings = _settings(setting)
-    loaded = load_task(task, settings)
-    where = run or Path("runs") / loaded.name
+    loaded, settings, where = _begun(task, setting, run)
     with Job.open(
         loaded,
         where,
@@ -350,6 +344,15 @@ def _captured(task: Any) -> Any:
     from trimtab.measure import first_rows
 
     return capture(task.model, task.example if task.example is not None else first_rows(task.train, 3))
+
+
+def _begun(task: str, setting: Sequence[str] | None, run: Path | None) -> tuple[Any, dict[str, str], Path]:
+    """The task, its settings, and the folder of its run."""
+    from trimtab.tasks import load_task
+
+    settings = _settings(setting)
+    loaded = load_task(task, settings)
+    return loaded, settings, run or Path("runs") / loaded.name
 
 
 def _settings(pairs: Sequence[str] | None) -> dict[str, str]:

@@ -140,7 +140,7 @@ def _quantize(x: Any, scale: Tensor, zero_point: Tensor) -> Codes:
 
 def _add(a: Codes, b: Codes) -> Pending:
     def write(scale: Tensor, zero: Tensor) -> Tensor:
-        # The order was found over all pairs of codes and 300 pairs of scales: 19.7 million sums without a difference.
+        # The kernel's order of roundings; another order differs in some sums that lie on a tie.
         ra, rb = a.scale / scale, b.scale / scale
         offset = zero - _fused(ra, a.zero_point, rb * b.zero_point)
         return _fused(ra, a.codes, _fused(rb, b.codes, offset)).round()

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,42 +13,62 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trimtab.errors import ConfigError, LoweringError, TaskError
+from trimtab.graph import Network, capture
 from trimtab.measure import alternate, bops, first_rows, latencies, limit_threads, macs, measure, peak_bytes
+from trimtab.measure.cost import layer_macs
 from trimtab.plan import LayerDecision, Plan, Scheme
 from trimtab.tasks import Task
 
 
-class Counted(nn.Module):
-    """A small network that also says what a graph Network would say of its layers."""
-
+class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
         self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
         self.head = nn.Linear(8, 5)
-        self.layers = [
-            SimpleNamespace(name="conv", weight="conv.weight", positions=4 * 5),
-            SimpleNamespace(name="depthwise", weight="depthwise.weight", positions=2 * 3),
-            SimpleNamespace(name="head", weight="head.weight", positions=1),
-        ]
-
-    @property
-    def module(self):
-        return self
 
     def forward(self, x):
         return self.head(self.depthwise(self.conv(x)).mean((2, 3)))
 
 
+def small() -> Network:
+    return capture(Small(), torch.randn(4, 3, 8, 10))
+
+
 def test_macs_are_half_of_torchs_flops():
-    network = Counted()
+    network = small()
     with FlopCounterMode(display=False) as counter:
         network(torch.randn(1, 3, 8, 10))
     assert 2 * macs(network) == counter.get_total_flops()
 
 
+class Mixed(nn.Module):
+    """What is no convolution and no linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose1d(6, 8, 4, stride=2)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm = nn.LSTM(8, 5, batch_first=True)
+
+    def forward(self, x):
+        x = self.up(x).transpose(1, 2)
+        x, _ = self.attention(x, x, x, need_weights=False)
+        return self.lstm(x)[0]
+
+
+def test_macs_count_products_of_activations_transposed_convolutions_and_recurrent_cells():
+    network = capture(Mixed(), torch.randn(2, 6, 7))
+    steps = (7 - 1) * 2 + 4
+    attention = steps * 8 * 24 + 2 * steps * steps * 8 + steps * 8 * 8
+    assert macs(network) == 7 * 6 * 8 * 4 + attention + steps * 4 * 5 * (8 + 5)
+    linear = steps * 8 * 24 + steps * 8 * 8
+    assert sum(layer_macs(network, layer) for layer in network.layers) == linear
+    assert bops(network) == 1024 * macs(network)
+
+
 def test_bops_count_bits_by_layer_and_float_as_32():
-    network = Counted()
+    network = small()
     conv, depthwise, head = 8 * 27 * 20, 8 * 9 * 6, 40
     assert bops(network) == 1024 * macs(network) == 1024 * (conv + depthwise + head)
     plan = Plan(
@@ -168,29 +187,31 @@ def test_an_artifact_is_measured_whole(tmp_path, form):
         metric=lambda outputs, target: -(outputs - target).abs().max(),
     )
     artifact = Artifact(tmp_path / "m.onnx")
-    found = measure(artifact, task, batch=8, threads=2, seconds=0.02, network=Counted())
+    found = measure(artifact, task, batch=8, threads=2, seconds=0.02, network=small())
     assert abs(found.metric) < 1e-3
     assert found.file_bytes == (tmp_path / "m.onnx").stat().st_size
     assert found.peak_bytes > 0
     assert found.spread.q25_ms <= found.latency_ms <= found.spread.q75_ms
     assert (found.batch, found.threads, artifact.threads) == (8, 2, 2)
-    assert found.macs == macs(Counted())
+    assert found.macs == macs(small())
     assert found.bops == 1024 * found.macs
 
 
 def test_a_module_is_measured_as_far_as_it_goes():
     rows = [(torch.randn(4, 3, 8, 10), torch.randint(5, (4,)))]
     task = Task(
-        model=Counted(),
+        model=Small(),
         train=rows,
         val=rows,
         test=None,
         loss=nn.functional.cross_entropy,
         metric=lambda outputs, target: (outputs.argmax(1) == target).float().mean(),
     )
+    found = measure(capture(task.model, rows[0][0]), task, seconds=0.02)
+    assert found.macs == macs(small())
     found = measure(task.model, task, seconds=0.02)
+    assert found.macs is None
     assert found.metric in {0.0, 0.25, 0.5, 0.75, 1.0}
-    assert found.macs == macs(task.model)
     assert found.latency_ms > 0
     assert found.file_bytes is None
     assert found.peak_bytes is None

@@ -4,21 +4,30 @@ BIN := .venv/bin
 SETUP := .venv/.setup
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Where the networks of `make zoo` are installed.
+export ZOO := $(abspath .venv/zoo)
+
 # Real data and pretrained weights for the tests and benchmarks; set them to where yours are.
 export TRIMTAB_DATA ?= $(abspath ../shared/data)
 export TRIMTAB_WEIGHTS ?= $(abspath ../shared/weights)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test zoo bench clean
 
 demo: $(SETUP)-demo
 	$(BIN)/trimtab compress digits --drop 0.01 --size 10%
 
-test: $(SETUP)-dev
+test: $(SETUP)-dev $(SETUP)-zoo
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+# Every architecture: about two hours on two cores.
+zoo: $(SETUP)-dev $(SETUP)-zoo
+	mkdir -p benchmarks/results
+	$(BIN)/pytest --hypothesis-profile=zoo tests/graph/test_random_networks.py
+	$(BIN)/python benchmarks/coverage.py --json benchmarks/results/coverage.json
 
 bench: $(SETUP)-dev
 	mkdir -p benchmarks/results
@@ -26,6 +35,13 @@ bench: $(SETUP)-dev
 
 clean:
 	rm -rf .venv runs
+
+# Other people's networks, in a folder of their own: torchvision is not whole beside a CPU build of torch, and what
+# finds it installed would import it.
+$(SETUP)-zoo: $(SETUP)-dev
+	$(PIP) --upgrade --target $(ZOO) transformers pillow
+	$(PIP) --upgrade --target $(ZOO) --no-deps torchvision torch-pruning
+	touch $@
 
 $(SETUP)-%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

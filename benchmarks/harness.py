@@ -14,6 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+MOST_COLUMNS = 8
+"""Rows are printed side by side; more than these are only written to the file."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -53,8 +56,13 @@ def environment() -> dict[str, Any]:
 def finish(options: argparse.Namespace, protocol: str, rows: Sequence[dict[str, Any]], claims: Sequence[Claim]) -> None:
     """Print rows and claims; write them to `--json`; exit with 1 when a claim does not hold."""
     console = Console(width=160)
-    named = [[name, *(row[name] for row in rows)] for name in rows[0]]
-    console.print(_table("rows", ["", *("" for _ in rows)], named))
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if len(rows) <= MOST_COLUMNS:
+        console.print(
+            _table("rows", ["", *("" for _ in rows)], [[name, *(row.get(name) for row in rows)] for name in names])
+        )
+    else:
+        console.print(f"{len(rows)} rows" + (f" in {options.json}" if options.json else ""))
     judged = [{**asdict(claim), "holds": claim.holds} for claim in claims]
     columns = ["claim", "goal", "measured", "unit", "holds"]
     console.print(_table("claims", columns, [[claim[c] for c in columns] for claim in judged]))

@@ -1,5 +1,11 @@
-"""For all tests: one torch thread (the machine is shared with other test processes)."""
+"""For all tests: one torch thread (the machine is shared with other test processes), and how many random examples.
+
+`pytest --hypothesis-profile=zoo` draws a thousand, fresh every time.
+"""
 
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+
+settings.register_profile("zoo", max_examples=1000, deadline=None, derandomize=False, print_blob=True)

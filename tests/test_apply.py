@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from int8_nets import ACTIVATION, WEIGHT, conv, head, plan_for
-from trimtab.apply import apply
+from trimtab.apply import apply, verify
 from trimtab.errors import ConfigError, PlanError
 from trimtab.graph import Network, capture
 from trimtab.plan import BranchDecision, GroupDecision, LayerDecision, Plan, Scheme, Weights
@@ -102,10 +102,42 @@ def test_a_scheme_that_the_target_does_not_execute_is_refused(
 
 
 def test_what_is_not_built_yet_is_refused(network: Network) -> None:
-    with pytest.raises(PlanError, match="branch 'b': removing branches is not supported yet"):
-        apply(network, plan(network, branches=(BranchDecision(branch="b", removed=True),)))
     with pytest.raises(PlanError, match=r"0\.0: sparsity inside a layer is not supported yet"):
         apply(network, plan(network, layers=decided("0.0", sparsity=Weights(fraction=0.5))))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + super().forward(x))
+
+
+@pytest.fixture
+def residual() -> Network:
+    return capture(nn.Sequential(conv(3, 8), Residual(conv(8, 6), conv(6, 8)), head(8)).eval(), IMAGES)
+
+
+def without(network: Network, *branches: str, **changes: object) -> Plan:
+    return plan(network, branches=tuple(BranchDecision(branch=b, removed=True) for b in branches), **changes)
+
+
+def test_a_branch_goes_and_a_group_inside_it_is_harmless(residual: Network) -> None:
+    (branch,) = residual.branches
+    groups = tuple(GroupDecision(group=group, kept=(0, 3, 5)) for group in ("0.0", "1.0.0"))
+    decided_plan = without(residual, branch.name, groups=groups, layers=decided("0.0"))
+    assert verify(residual, decided_plan).exact
+    smaller = apply(residual, decided_plan)
+    assert [layer.name for layer in smaller.layers] == ["0.0", "2.2"]
+    assert smaller.module.get_parameter("2.2.weight").shape == (5, 3)
+    kept = apply(residual, plan(residual, branches=(BranchDecision(branch=branch.name, removed=False),)))
+    assert kept.fingerprint == residual.fingerprint
+
+
+def test_branches_that_do_not_fit_are_refused(residual: Network) -> None:
+    for function in (apply, verify):
+        with pytest.raises(PlanError, match="unknown branch '2'; near matches: 1"):
+            function(residual, without(residual, "2"))
+    with pytest.raises(PlanError, match=r"plan: 1\.1\.0: it is in the removed branch '1'; leave the layer out"):
+        apply(residual, without(residual, "1", layers=decided("1.1.0")))
 
 
 def test_the_second_call_of_a_shared_weight_is_not_decided_alone() -> None:

@@ -64,11 +64,17 @@ def test_inspect_shows_groups_and_what_is_frozen(call, finished):
     assert code == 0
     assert [group["group"] for group in shown["groups"]] == ["conv1", "conv2"]
     assert shown["groups"][0]["width"] == 32
+    assert shown["groups"][0]["unit_size"] == 1
+    assert {"parameter": "conv1.weight", "dim": 0, "role": "out"} in shown["groups"][0]["members"]
+    assert 0.9 < shown["prunable"]["parameters"] < 1
+    assert 0.9 < shown["prunable"]["macs"] < 1
+    assert shown["macs"] > shown["parameters"]
     assert any(axis["name"] == "head" for axis in shown["frozen"])
     code, out, err = call("inspect", finished[0])
     assert code == 0
     assert "channel groups" in out
     assert "conv2" in out
+    assert re.search(r"[\d,]+ parameters and [\d,]+ multiply-accumulates", out)
     assert err == ""
 
 

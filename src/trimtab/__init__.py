@@ -14,6 +14,7 @@ from trimtab.lower import lower as lower
 from trimtab.lower import prove as prove
 from trimtab.lower import target as target
 from trimtab.measure import measure as measure
+from trimtab.plan import BranchDecision as BranchDecision
 from trimtab.plan import Budget as Budget
 from trimtab.plan import GroupDecision as GroupDecision
 from trimtab.plan import LayerDecision as LayerDecision

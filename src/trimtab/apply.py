@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 from trimtab.errors import PlanError
-from trimtab.graph import Network, Verification, cut
+from trimtab.graph import Branch, Network, Verification, cut, without
 from trimtab.graph import verify as verify_cut
 from trimtab.lower import target as target_of
 from trimtab.plan import PER_TENSOR, LayerDecision, Plan, Target
@@ -19,7 +19,9 @@ def apply(network: Network, plan: Plan) -> Network:
     target = target_of(plan.target)
     for decision in plan.layers:
         _check_layer(network, decision, target)
-    smaller = cut(network, {decision.group: decision.kept for decision in plan.groups})
+    removed = _removed(network, plan)
+    smaller = without(cut(network, {decision.group: decision.kept for decision in plan.groups}), removed)
+    _check_layers_left(smaller, plan, removed)
     insert_fake_quantization(smaller.module, {decision.layer: decision for decision in plan.layers}, target)
     return smaller
 
@@ -27,10 +29,12 @@ def apply(network: Network, plan: Plan) -> Network:
 def verify(network: Network, plan: Plan) -> Verification:
     """The cut of a plan against the masked original, in float64: exact or the reason, and the largest difference.
 
+    Of a removed branch the original multiplies by zero what it adds.
     Raises: PlanError when the plan is for another network.
     """
     _check(network, plan)
-    return verify_cut(network, {decision.group: decision.kept for decision in plan.groups})
+    removed = [branch.name for branch in _removed(network, plan)]
+    return verify_cut(network, {decision.group: decision.kept for decision in plan.groups}, removed)
 
 
 def _check(network: Network, plan: Plan) -> None:
@@ -39,9 +43,21 @@ def _check(network: Network, plan: Plan) -> None:
             f"plan: it is for the network {plan.fingerprint[:12]}…, this one is {network.fingerprint[:12]}…; "
             "use the plan's own task, or search a plan for this network"
         )
-    removed = [decision.branch for decision in plan.branches if decision.removed]
-    if removed:
-        raise PlanError(f"plan: branch {removed[0]!r}: removing branches is not supported yet; leave `branches` empty")
+
+
+def _removed(network: Network, plan: Plan) -> list[Branch]:
+    """The branches that the plan removes. Raises: PlanError for an unknown one, decided either way."""
+    branches = [(network.branch(decision.branch), decision.removed) for decision in plan.branches]
+    return [branch for branch, removed in branches if removed]
+
+
+def _check_layers_left(smaller: Network, plan: Plan, removed: list[Branch]) -> None:
+    left = {layer.name for layer in smaller.layers}
+    for decision in plan.layers:
+        if decision.layer not in left:
+            where = [branch.name for branch in removed if decision.layer in branch.layers]
+            named = f"the removed branch {where[0]!r}" if where else "branches that are all removed"
+            raise PlanError(f"plan: {decision.layer}: it is in {named}; leave the layer out, or the branch in")
 
 
 def _check_layer(network: Network, decision: LayerDecision, target: Target) -> None:

@@ -109,33 +109,14 @@ def compress_command(
 
 @app.command("inspect")
 def inspect_command(task: TaskArgument, setting: Set = None, as_json: Json = False) -> None:
-    """Show what can be cut: channel groups, their members, and what is frozen and why."""
-    network = _captured(_task(task, setting))
-    groups = [
-        {
-            "group": group.name,
-            "width": group.width,
-            "multiple_of": group.multiple_of,
-            "exact": group.exact,
-            "members": [f"{member.parameter}[{member.dim}]" for member in group.members],
-        }
-        for group in network.groups
-    ]
-    frozen = [asdict(axis) for axis in network.frozen]
+    """Show what can be cut: channel groups, residual branches, their share, and what is frozen and why."""
+    from trimtab.report import inspection, inspection_tables
+
+    found = inspection(_captured(_task(task, setting)))
     if as_json:
-        print(json.dumps({"fingerprint": network.fingerprint, "groups": groups, "frozen": frozen}, indent=2))
-        return
-    shown = [
-        {
-            "group": group.name,
-            "width": group.width,
-            "made by": _layers_of(group, "out"),
-            "read by": _layers_of(group, "in"),
-        }
-        for group in network.groups
-    ]
-    _print_rows("channel groups", ("group", "width", "made by", "read by"), shown)
-    _print_rows("frozen", ("name", "width", "operator", "reason", "source"), frozen)
+        print(json.dumps(found, indent=2))
+    else:
+        Console().print(inspection_tables(found))
 
 
 @app.command("profile")
@@ -381,10 +362,6 @@ def _print_rows(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any
     for row in rows:
         table.add_row(*(_text(row[column]) for column in columns))
     Console().print(table)
-
-
-def _layers_of(group: Any, role: str) -> list[str]:
-    return list(dict.fromkeys(m.parameter.removesuffix(".weight") for m in group.members if m.role == role))
 
 
 def _text(value: object) -> str:

@@ -124,8 +124,9 @@ def _points(job: Job, tried: Sequence[Attempt]) -> list[FrontierPoint]:
 
 
 def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tuple[LayerRow, ...]:
-    """The plan layer by layer, as it came out."""
+    """The plan layer by layer, as it came out; a layer of a removed branch has width 0."""
     decisions = {decision.layer: decision for decision in plan.layers}
+    kept = {layer.weight: after.module.get_parameter(layer.weight) for layer in after.layers}
     rows = []
     for layer in before.layers:
         if layer.name.partition("#")[1]:
@@ -133,17 +134,17 @@ def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tup
         decision = decisions.get(layer.name)
         weight, activation = (decision.weight, decision.activation) if decision else (None, None)
         bits = weight.bits if weight else 32
-        kept = after.module.get_parameter(layer.weight)
+        left = kept.get(layer.weight)
         left_in_float = activation is None or any(line.startswith(f"{layer.name}:") for line in proof.fallbacks)
         rows.append(
             LayerRow(
                 name=layer.name,
                 operator=layer.operator,
                 width_before=before.module.get_parameter(layer.weight).shape[0],
-                width_after=kept.shape[0],
+                width_after=0 if left is None else left.shape[0],
                 weight_bits=bits,
                 activation_bits=activation.bits if activation else 32,
-                bytes=kept.numel() * bits // 8,
+                bytes=0 if left is None else left.numel() * bits // 8,
                 kernel="float" if left_in_float else "integer",
             )
         )

@@ -34,8 +34,9 @@ def captured(model: nn.Module, example: Any) -> Network:
     return network
 
 
-def some(width: int) -> list[int]:
-    return random.sample(range(width), random.randint(1, width - 1))
+def some(width: int, at_least: int = 1, multiple_of: int = 1) -> list[int]:
+    counts = range(-(-at_least // multiple_of) * multiple_of, width, multiple_of)
+    return random.sample(range(width), random.choice(counts))
 
 
 def prove(network: Network) -> None:
@@ -45,11 +46,11 @@ def prove(network: Network) -> None:
     """
     assert network.groups
     for group in network.groups:
-        proof = verify(network, {group.name: some(group.width)})
+        proof = verify(network, {group.name: some(group.width, group.at_least, group.multiple_of)})
         assert proof.max_abs_diff < 1e-9, (group, proof)
         assert proof.exact == group.exact, (group, proof)
         assert group.exact or "otherwise nothing differs" in proof.reason
-    kept = {group.name: some(group.width) for group in network.groups}
+    kept = {group.name: some(group.width, group.at_least, group.multiple_of) for group in network.groups}
     proof = verify(network, kept)
     assert proof.max_abs_diff < 1e-9, (kept, proof)
     assert proof.exact == all(group.exact for group in network.groups)
@@ -61,7 +62,7 @@ def prove_trains(network: Network, kept: dict[str, list[int]]) -> None:
     small = cut(network, kept).train()
     call(small, small.example).square().mean().backward()
     assert any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in small.parameters())
-    again = {group.name: some(group.width) for group in small.groups}
+    again = {group.name: some(group.width, group.at_least, group.multiple_of) for group in small.groups}
     assert verify(small, again).max_abs_diff < 1e-9
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in network.parameters())
 

@@ -7,8 +7,9 @@ from graph_proofs import captured, prove, widths
 from torch import Tensor, nn
 
 from trimtab.graph import cut, verify
+from trimtab.graph.double import doubled
 from trimtab.graph.surgery import masks
-from trimtab.graph.verify import compare, doubled, fresh_inputs
+from trimtab.graph.verify import compare, fresh_inputs
 
 
 class Normed(nn.Module):

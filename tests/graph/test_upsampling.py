@@ -72,7 +72,7 @@ FROZEN: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "index": (lambda a: a[:, torch.tensor([1, 5, 2])], "picked by number"),
     "index_select": (lambda a: a.index_select(1, torch.tensor([0, 3])), "picked by number"),
     "sort": (lambda a: a.sort(dim=1)[0], "ordered by value"),
-    "topk": (lambda a: a.topk(3, dim=1)[0], "ordered by value"),
+    "topk": (lambda a: a.topk(8, dim=1)[0], "8 of its positions are chosen"),
     "gather": (lambda a: a.gather(1, a.sort(dim=2)[1]), "picked by number"),
     "tril": (lambda a: a.permute(0, 2, 3, 1).tril().permute(0, 3, 1, 2), "triangle"),
 }

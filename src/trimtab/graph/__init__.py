@@ -1,6 +1,9 @@
 """Capture, axes, channel groups, surgery and its proof."""
 
+from trimtab.graph.branches import Branch as Branch
 from trimtab.graph.capture import capture as capture
+from trimtab.graph.depth import remove as remove
+from trimtab.graph.depth import without as without
 from trimtab.graph.groups import ChannelGroup as ChannelGroup
 from trimtab.graph.groups import Frozen as Frozen
 from trimtab.graph.groups import ParamDim as ParamDim

@@ -4,7 +4,7 @@ Every operator's rule relates axes; what has no rule freezes. The result says wh
 parameter's dimensions are made of, and how arguments are written anew after a cut.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from operator import getitem
@@ -21,17 +21,19 @@ from trimtab.graph.axes import (
     Freeze,
     MisfitError,
     constant,
-    find,
     freeze,
     fresh,
     leaves,
-    resolve,
-    segments,
+    products,
     size,
 )
-from trimtab.graph.rules import RULES
+from trimtab.graph.indices import MOVES, held_by, ignores_numbers
+from trimtab.graph.limits import Limit, limits_of
+from trimtab.graph.rules import READS_INDICES, RULES
 from trimtab.graph.source import of_node
-from trimtab.graph.values import Call, Count, Facts, Fix, Origin, OverKept, Value, atoms
+from trimtab.graph.values import Call, Count, Facts, Fix, Hidden, Origin, OverKept, Value, atoms
+
+COMPUTED_WITH = "positions along it are computed with"
 
 RULE_ERRORS = (
     MisfitError,
@@ -51,7 +53,8 @@ class Analysis:
 
     `tensors` maps the identity of a parameter or buffer to its dimensions, `names` to its first name; `cuttable` holds
     the atoms that a layer produces and nothing freezes; `produced` lists, in graph
-    order, the dimensions that layers produce; `inexact` says for some of them why no cut equals the mask.
+    order, the dimensions that layers produce; `inexact` says for some of them why no cut equals the mask, `limits` how
+    many units may stay; `alone` why of some dimensions no atom is left.
     """
 
     tensors: dict[int, tuple[Dim, ...]]
@@ -63,6 +66,9 @@ class Analysis:
     buffers: set[int]
     fixes: list[tuple[Node, Fix]]
     over_kept: dict[Node, OverKept]
+    hidden: dict[Node, Hidden]
+    limits: dict[Axis, Limit]
+    alone: list[tuple[Dim, Freeze]]
 
 
 def analyse(module: fx.GraphModule) -> Analysis:
@@ -114,15 +120,18 @@ class _Walk:
         found = self.facts.values.get(node.args[0]) if node.args and isinstance(node.args[0], Node) else None
         if not isinstance(found, Value):
             return self._unknown(node, "it is a module on something that is no tensor")
+        if found.index is not None:
+            freeze(found.index, _why(node, COMPUTED_WITH))
         return Value(found.dims, set(found.alive), found.origin, found.const)
 
     def _call(self, node: Node) -> Any:
         inputs = self._inputs(node)
         if not any(isinstance(value, Value) for value in inputs) and not _tensors(node):
             return self._arithmetic(node, inputs)
-        rule = RULES.get(node.target)
+        rule = RULES.get(node.target) or RULES.get(str(node.target))
         if rule is None:
             return self._unknown(node, f"{node.target} has no rule")
+        self._freeze_indexed(node, inputs)
         call = Call(node, self.facts, of_node(node))
         try:
             found = rule(call)
@@ -131,6 +140,15 @@ class _Walk:
             return self._unknown(node, str(error) or type(error).__name__)
         self.facts.fixes.extend(call.fixes)
         return self._settle(node, found, inputs)
+
+    def _freeze_indexed(self, node: Node, inputs: list[Any]) -> None:
+        """What positions along a dimension are used for must be known: other numbers stand for them after a cut."""
+        reads = {node.target, str(node.target)} & READS_INDICES or ignores_numbers(node.target)
+        for i, value in enumerate(inputs):
+            if isinstance(value, Value) and value.index is not None:
+                known = reads or (node.target in MOVES and held_by(node, size(value.index)))
+                if not known or (i == 0 and writes_first(node)):
+                    freeze(value.index, _why(node, COMPUTED_WITH))
 
     def _arithmetic(self, node: Node, inputs: list[Any]) -> None:
         """Integers computed from sizes: they would no longer follow a cut, so the sizes are frozen."""
@@ -144,7 +162,9 @@ class _Walk:
         outs = [value for value in (found if isinstance(found, list) else [found]) if isinstance(value, Value)]
         if node.target is not getitem:
             for value in outs:
-                value.const = all(value.const for value in given)
+                value.const = value.const or all(value.const for value in given)
+                if node.target in MOVES and given:
+                    value.index = given[0].index
         if outs and given and writes_first(node):
             given[0].alive |= outs[0].alive
             outs[0].alive = given[0].alive
@@ -159,6 +179,8 @@ class _Walk:
         for value in self._inputs(node):
             for dim in value.dims if isinstance(value, Value) else [value.dim] if isinstance(value, Count) else []:
                 freeze(dim, why)
+            if isinstance(value, Value) and value.index is not None:
+                freeze(value.index, why)
 
     def _fixed(self, node: Node, reason: str) -> Any:
         why = _why(node, reason)
@@ -181,6 +203,7 @@ class _Walk:
                 freeze((atom,), why)
         tensors = {key: value.dims for key, value in self.tensors.items()}
         self._freeze_squares(tensors.values())
+        limits = limits_of(self.facts.limits)
         produced = {atom for dim, _ in self.facts.produced for atom in leaves(dim)}
         held = {atom for dims in tensors.values() for dim in dims for atom in leaves(dim)}
         return Analysis(
@@ -193,12 +216,15 @@ class _Walk:
             buffers=self.buffers,
             fixes=self.facts.fixes,
             over_kept=self.facts.over_kept,
+            hidden=self.facts.hidden,
+            limits=limits,
+            alone=self.facts.alone,
         )
 
     def _freeze_squares(self, tensors: Iterable[tuple[Dim, ...]]) -> None:
         for dims in tensors:
             for dim in dims:
-                for product in _products(dim):
+                for product in products(dim):
                     for a, b in combinations(product, 2):
                         why = Freeze(operator="view", reason="it meets itself in one dimension", source="")
                         for atom in set(leaves((a,))) & set(leaves((b,))):
@@ -211,17 +237,6 @@ class _Walk:
                 for atom in set.intersection(*(atoms(alive) for alive in sets)) & set(leaves(dim)):
                     out.setdefault(atom, why)
         return out
-
-
-def _products(dim: Dim) -> Iterator[Dim]:
-    """Every product of several factors within a dimension."""
-    axes = resolve(dim)
-    if len(axes) > 1:
-        yield axes
-    for axis in axes:
-        if axis.segments is not None:
-            for part in segments(find(axis)):
-                yield from _products(part)
 
 
 def _why(node: Node, reason: str, operator: str | None = None) -> Freeze:

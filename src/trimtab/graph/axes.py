@@ -113,6 +113,17 @@ def leaves(dim: Dim) -> Iterator[Axis]:
                 yield from leaves(part)
 
 
+def products(dim: Dim) -> Iterator[Dim]:
+    """Every product of several factors within the dimension."""
+    axes = resolve(dim)
+    if len(axes) > 1:
+        yield axes
+    for axis in axes:
+        if axis.segments is not None:
+            for part in segments(axis):
+                yield from products(part)
+
+
 def why_frozen(dim: Dim) -> Freeze | None:
     """The reason of the first atom, if every atom is frozen; None otherwise, and for an empty product."""
     first: Freeze | None = None

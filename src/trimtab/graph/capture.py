@@ -1,9 +1,10 @@
 """From the user's module to a `Network`, through `torch.export`."""
 
+import inspect
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,12 +13,17 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
-from trimtab.errors import CaptureError, NumericsError
+from trimtab.errors import CaptureError
+from trimtab.graph.analysis import attribute
+from trimtab.graph.checks import check_inputs, check_module, check_names, check_tensors, check_types, rows_of
 from trimtab.graph.copying import copy_module
 from trimtab.graph.inline import inline_regions
+from trimtab.graph.masks import masks_to_positions
 from trimtab.graph.modes import mark_switches
 from trimtab.graph.network import Network
+from trimtab.graph.recurrent import unstack_recurrent
 from trimtab.graph.source import of_error, of_node
+from trimtab.graph.unrolled import not_unrolled
 from trimtab.tasks.task import Inputs
 
 MOST_ROWS = 7
@@ -31,17 +37,25 @@ def capture(model: nn.Module, example: Inputs) -> Network:
     3 to 7. The module is left as it was; the network's parameters are copies.
     Raises: CaptureError naming the user's file and line, NumericsError for NaN or infinity in a parameter or buffer.
     """
-    _check_finite(model)
-    rows = _rows(example)
+    check_module(model)
+    check_names(model)
+    check_tensors(model)
+    rows = rows_of(example)
     inputs = resize(example, 3 if rows < 3 else min(rows - 1 + rows % 2, MOST_ROWS))
     with eval_for_a_moment(model):
         program = _export(model, inputs)
     module = copy_module(program.module(check_guards=False))
+    check_inputs(module, type(model).__name__)
     inline_regions(module)
+    unstack_recurrent(module)
     _drop_assertions(module)
     _views_as_reshapes(module)
+    masks_to_positions(module)
+    _drop_unused(module)
     mark_switches(module)
-    return Network(module, inputs)
+    network = Network(module, inputs)
+    check_types(network)
+    return network
 
 
 def _drop_assertions(module: fx.GraphModule) -> None:
@@ -58,32 +72,15 @@ def _views_as_reshapes(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def _check_finite(model: nn.Module) -> None:
-    for kind, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
-        for name, tensor in tensors:
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                count = int((~tensor.isfinite()).sum())
-                raise NumericsError(
-                    f"{kind} {name!r}: values must be finite, {count} of {tensor.numel()} are NaN or infinite; "
-                    "load or train the model again"
-                )
-
-
-def _rows(example: Inputs) -> int:
-    """The batch size of the example. Raises: CaptureError."""
-    leaves = pytree.tree_leaves(example)
-    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
-        raise CaptureError(f"example inputs: must be tensors, got {kinds}; give a tensor, a tuple or a dict of tensors")
-    if any(leaf.dim() == 0 for leaf in leaves):
-        raise CaptureError("example inputs: dimension 0 must be the batch, got a tensor without dimensions; add one")
-    sizes = {leaf.shape[0] for leaf in leaves}
-    if len(sizes) > 1 or 0 in sizes:
-        raise CaptureError(
-            f"example inputs: dimension 0 must be the batch, the same and not 0, got {sorted(sizes)}; "
-            "give every input as many rows"
-        )
-    return int(sizes.pop())
+def _drop_unused(module: fx.GraphModule) -> None:
+    """Remove what no output depends on, with the parameters and buffers that only training reads (auxiliary heads)."""
+    module.graph.eliminate_dead_code()
+    read = {id(attribute(module, str(node.target))) for node in module.graph.find_nodes(op="get_attr")}
+    for owner in module.modules():
+        for table in (owner._parameters, owner._buffers):
+            for name in [name for name, tensor in table.items() if id(tensor) not in read]:
+                delattr(owner, name)
+    module.recompile()
 
 
 def resize(example: Inputs, rows: int) -> Inputs:
@@ -132,8 +129,28 @@ def _run_export(model: nn.Module, inputs: Inputs, batch: Any) -> ExportedProgram
     shapes: Any = ShapesCollection()
     for leaf in pytree.tree_leaves(inputs):
         shapes[leaf] = {0: batch}
-    with quiet():
+    with quiet(), not_unrolled(), _named_keywords(model, kwargs):
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _named_keywords(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """For a moment, a forward with `**kwargs` names them: torch.export loses count of the others' sizes."""
+    forward = model.forward
+    if "forward" in vars(model) or set(names) <= set(inspect.signature(forward).parameters):
+        yield
+        return
+
+    def named(**kwargs: Any) -> Any:
+        return forward(**kwargs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    named.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])  # type: ignore[attr-defined]
+    vars(model)["forward"] = named
+    try:
+        yield
+    finally:
+        del vars(model)["forward"]
 
 
 def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -181,7 +198,7 @@ def _explain(model: nn.Module, inputs: Inputs, error: Exception) -> CaptureError
 
 def _where_specialized(model: nn.Module, inputs: Inputs) -> str | None:
     """Where the graphs of two batch sizes part: there a size became a constant."""
-    rows = _rows(inputs)
+    rows = rows_of(inputs)
     graphs = []
     for n in (rows, rows + 2):
         try:

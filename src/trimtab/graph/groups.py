@@ -1,5 +1,6 @@
 """Channel groups: atoms that may be cut, under stable names, with every parameter dimension that they reach."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -8,6 +9,10 @@ from torch import Tensor
 
 from trimtab.graph.analysis import Analysis
 from trimtab.graph.axes import Axis, Dim, Freeze, leaves, resolve, segments, size
+from trimtab.graph.limits import Limit
+
+_RECURRENT = re.compile(r"\.weight_ih$|(^|\.)weight_(?:ih_|(?=hr_))((?:hr_)?l\d+(?:_reverse)?)$")
+"""`lstm.weight_ih_l0` makes the units `lstm.l0`, `lstm.weight_hr_l0` projects them to `lstm.hr_l0`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +28,16 @@ class ParamDim:
 class ChannelGroup:
     """Units that are removed together in every member.
 
-    `width` units; the number kept must be a multiple of `multiple_of`. When not `exact`, `reason` says why the cut
-    network cannot equal the masked one.
+    `width` units; the number kept must be a multiple of `multiple_of` and not below `at_least` (as many as a top-k
+    chooses). One unit stands for `unit_size` channels of the first member (all those of a head). When not `exact`,
+    `reason` says why the cut network cannot equal the masked one.
     """
 
     name: str
     width: int
     multiple_of: int = 1
+    at_least: int = 1
+    unit_size: int = 1
     members: tuple[ParamDim, ...]
     exact: bool = True
     reason: str = ""
@@ -94,7 +102,18 @@ def find_groups(analysis: Analysis) -> tuple[tuple[ChannelGroup, ...], tuple[Fro
             names[atom] = _name(analysis, spot, set(names.values()))
     groups = (_group(analysis, atom, name, found[atom]) for atom, name in names.items() if atom in analysis.cuttable)
     frozen = (_frozen(atom, name, atom.frozen) for atom, name in names.items() if atom.frozen is not None)
-    return tuple(groups), tuple(frozen)
+    return tuple(groups), (*frozen, *_taken_apart(analysis))
+
+
+def _taken_apart(analysis: Analysis) -> Iterator[Frozen]:
+    """Dimensions that layers produce of which only single positions are left."""
+    for dim, origin in analysis.produced:
+        if origin is None or size(dim) == 1 or any(leaves(dim)):
+            continue
+        why = next((why for other, why in analysis.alone if set(resolve(other)) & set(resolve(dim))), None)
+        if why is not None:
+            name = _name(analysis, Place(*origin, ""), set())
+            yield Frozen(name=name, width=size(dim), operator=why.operator, reason=why.reason, source=why.source)
 
 
 def _frozen(atom: Axis, name: str, why: Freeze) -> Frozen:
@@ -103,7 +122,7 @@ def _frozen(atom: Axis, name: str, why: Freeze) -> Frozen:
 
 def _name(analysis: Analysis, spot: Place, taken: set[str]) -> str:
     """The producing layer's name and the suffix there."""
-    name = analysis.names[spot.key].removesuffix(".weight") + spot.suffix
+    name = _RECURRENT.sub(r"\1\2", analysis.names[spot.key]).removesuffix(".weight") + spot.suffix
     return name if name not in taken else f"{name}@{spot.dim}"
 
 
@@ -116,7 +135,18 @@ def _group(analysis: Analysis, atom: Axis, name: str, spots: list[Place]) -> Cha
     )
     why = analysis.inexact.get(atom)
     reason = f"{why.reason} ({why.operator}, {why.source})" if why else ""
-    return ChannelGroup(name=name, width=atom.size, members=members, exact=why is None, reason=reason, axis=atom)
+    limit = analysis.limits.get(atom, Limit())
+    return ChannelGroup(
+        name=name,
+        width=atom.size,
+        multiple_of=limit.multiple_of,
+        at_least=limit.least,
+        unit_size=int((units_of(atom, analysis.tensors[keys[0][0]][keys[0][1]]) >= 0).sum()) // atom.size,
+        members=members,
+        exact=why is None,
+        reason=reason,
+        axis=atom,
+    )
 
 
 def _role(analysis: Analysis, key: int, dim: int) -> str:

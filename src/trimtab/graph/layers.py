@@ -1,4 +1,8 @@
-"""The layers of a graph: every convolution or linear that has a weight parameter."""
+"""The layers of a graph: every convolution or linear that has a weight parameter.
+
+A weight that the graph computes (weight norm, a mask, any parametrization) is stored nowhere, so it is no layer: it
+stays in float, and its parameters are seen as members of the groups only.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal

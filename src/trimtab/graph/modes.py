@@ -3,12 +3,12 @@
 from torch import fx
 from torch.fx import Node
 
-from trimtab.graph.values import bind, set_argument
+from trimtab.graph.values import Call, bind, set_argument
 
 MARK = "trimtab_switch"
 """In a node's meta: the name of the argument that follows the mode."""
 
-_FLAGS = ("training", "train")
+_FLAGS = ("training", "train", "use_input_stats")
 
 
 def mark_switches(module: fx.GraphModule) -> None:
@@ -17,6 +17,11 @@ def mark_switches(module: fx.GraphModule) -> None:
         name = _flag(node)
         if name is not None and bind(node)[name] is False:
             node.meta[MARK] = name
+
+
+def always_on(call: Call, name: str) -> bool:
+    """Whether an operator's flag is on in eval mode too."""
+    return bool(call.raw(name)) and MARK not in call.node.meta
 
 
 def _flag(node: Node) -> str | None:

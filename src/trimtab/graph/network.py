@@ -15,11 +15,13 @@ from torch.utils import _pytree as pytree
 from trimtab.errors import PlanError
 from trimtab.graph.analysis import Analysis, analyse, attribute, tensor_names
 from trimtab.graph.axes import Dim, Freeze, constant
+from trimtab.graph.branches import Branch, find_branches
 from trimtab.graph.copying import copy_module
 from trimtab.graph.fingerprint import fingerprint
 from trimtab.graph.groups import ChannelGroup, Frozen, ParamDim, Terms, find_groups, terms_of, units_of
 from trimtab.graph.layers import Layer, find_layers
 from trimtab.graph.modes import set_mode
+from trimtab.graph.products import Product, find_products
 from trimtab.graph.propagate import propagate
 from trimtab.graph.source import of_node
 from trimtab.tasks.task import Inputs
@@ -40,7 +42,7 @@ class Network:
 
     def refresh(self) -> None:
         """Propagate shapes on the example again, and forget what was analysed."""
-        for name in ("analysis", "_found", "layers", "fingerprint", "_names"):
+        for name in ("analysis", "_found", "layers", "branches", "fingerprint", "_names", "products"):
             self.__dict__.pop(name, None)
         propagate(self.module, move(self.example, self.device))
 
@@ -68,6 +70,11 @@ class Network:
         """What may be cut, in graph order."""
         return self._found[0]
 
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """Dimensions that are products of groups: of (heads, what a head holds), shares multiply."""
+        return find_products(self.analysis, self._names)
+
     @property
     def frozen(self) -> tuple[Frozen, ...]:
         """What a layer produces and may not be cut, with the reason."""
@@ -77,6 +84,11 @@ class Network:
     def layers(self) -> tuple[Layer, ...]:
         """Every call of a convolution or linear with a weight parameter, in graph order."""
         return find_layers(self.module)
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """Every residual branch with parameters of its own, in graph order: a nested one before what holds it."""
+        return find_branches(self.module)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,6 +102,10 @@ class Network:
     def layer(self, name: str) -> Layer:
         """The layer of that name. Raises: PlanError that lists near matches."""
         return _named("layer", name, {layer.name: layer for layer in self.layers})
+
+    def branch(self, name: str) -> Branch:
+        """The residual branch of that name. Raises: PlanError that lists near matches."""
+        return _named("branch", name, {branch.name: branch for branch in self.branches})
 
     def units(self, group: ChannelGroup | str, param_dim: ParamDim) -> Tensor:
         """The unit (0..width-1) of `group` at each position of a dimension (long), -1 where none is."""

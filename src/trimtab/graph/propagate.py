@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import Node
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
+
+from trimtab.graph.unrolled import UNROLLED, outputs
 
 
 class _Shapes(fx.Interpreter):
@@ -17,6 +20,9 @@ class _Shapes(fx.Interpreter):
     def run_node(self, n: Node) -> Any:
         if n.op == "call_module" and getattr(self.module.get_submodule(str(n.target)), "elementwise", False):
             result = self.map_nodes_to_values(n.args[0], n)
+        elif n.target in UNROLLED:
+            arguments: Any = map_arg(n.args, self.env.__getitem__)
+            result = outputs(*arguments)
         else:
             result = super().run_node(n)
         if isinstance(result, Tensor) and not isinstance(result, torch._subclasses.FakeTensor):

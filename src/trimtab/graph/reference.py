@@ -1,4 +1,4 @@
-"""The reference of a proof: the original network whose norms see the kept units only."""
+"""The reference of a proof: the original network whose norms and choices see the kept units only."""
 
 import torch
 from torch.fx import Node
@@ -6,7 +6,7 @@ from torch.fx import Node
 from trimtab.graph.axes import Dim, size
 from trimtab.graph.kept import Kept
 from trimtab.graph.network import Network
-from trimtab.graph.values import OverKept, bind, set_argument
+from trimtab.graph.values import Hidden, OverKept, bind, set_argument
 
 aten = torch.ops.aten
 
@@ -14,12 +14,16 @@ aten = torch.ops.aten
 def norms_over_kept(network: Network, copy: Network, kept: Kept) -> None:
     """Rewire `copy`, a clone of `network`: a norm over a cut axis picks the kept units, and puts zeros for the others.
 
+    A choice along a cut axis cannot fall on the others.
     Everything keeps its full size; `copy` is for running only.
     """
     twin = dict(zip(network.module.graph.nodes, copy.module.graph.nodes, strict=True))
     for node, norm in network.analysis.over_kept.items():
         if any(kept.changed(dim) for dim in norm.mixed):
             _rewire(copy, twin[node], norm, kept)
+    for node, choice in network.analysis.hidden.items():
+        if kept.changed(choice.dims[choice.at]):
+            _hide(copy, twin[node], choice, kept)
     copy.module.graph.lint()
     copy.module.recompile()
 
@@ -41,6 +45,16 @@ def _rewire(copy: Network, node: Node, norm: OverKept, kept: Kept) -> None:
             out = _spread(copy, out, i, (dim, len(norm.output)), kept)
     for user in users:
         user.replace_input_with(node, out)
+
+
+def _hide(copy: Network, node: Node, choice: Hidden, kept: Kept) -> None:
+    dim = choice.dims[choice.at]
+    gone = torch.ones(size(dim), dtype=torch.bool)
+    gone[kept.positions(dim)] = False
+    with node.graph.inserting_before(node):
+        where = _constant(copy, node, gone.view([-1 if i == choice.at else 1 for i in range(len(choice.dims))]))
+        filled = node.graph.call_function(aten.masked_fill.Scalar, (bind(node)[choice.name], where, choice.fill))
+    set_argument(node, choice.name, filled)
 
 
 def _spread(copy: Network, node: Node, at: int, of: tuple[Dim, int], kept: Kept) -> Node:

@@ -4,6 +4,7 @@ Nothing in the file is code: operators come from an allow-list (`stored.py`), an
 """
 
 import math
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from trimtab.errors import ConfigError, NumericsError, TrimtabError
 from trimtab.graph import stored
 from trimtab.graph.analysis import attribute
 from trimtab.graph.capture import quiet
+from trimtab.graph.guard import dry_run
 from trimtab.graph.modes import MARK
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_node
@@ -30,7 +32,10 @@ from trimtab.run import atomic_write
 
 _KEY = "trimtab.network"
 _EXAMPLE = "example:"
-_MOST_NUMBERS = 2**28
+_MOST_BYTES = 2**27
+"""Of all example inputs together: those that are not stored are drawn anew, whatever the file says of their size."""
+
+_MOST_DIMENSIONS = 16
 _FORMATS = {4: "channels_last", 5: "channels_last_3d"}
 _PLACE = re.compile(r"([^:\n]+):(\d+) in (\S+)")
 
@@ -45,8 +50,8 @@ def save(network: Network, path: str | Path) -> None:
     _check_savable(network)
     tensors = list(_tensors(network.module))
     leaves = pytree.tree_leaves(network.example)
-    if any(leaf.numel() > _MOST_NUMBERS for leaf in leaves):
-        raise ConfigError(f"example inputs: at most {_MOST_NUMBERS} numbers each can be saved; capture with less")
+    if (size := sum(leaf.nbytes for leaf in leaves)) > _MOST_BYTES:
+        raise ConfigError(f"example inputs: at most {_MOST_BYTES} bytes can be saved, got {size}; capture with less")
     numbers = {t.name: _plain(attribute(network.module, t.name)) for t in tensors if t.same_as is None}
     examples = tuple(
         StoredExample(shape=tuple(t.shape), dtype=_dtype(t), stored=not t.is_floating_point()) for t in leaves
@@ -164,8 +169,11 @@ def load(path: str | Path) -> Network:
             return _rebuild(header, numbers)
     except TrimtabError as error:
         raise type(error)(f"{path}: {error}") from error
-    except Exception as error:  # torch's operators run on what the file says: anything may come
-        raise ConfigError(f"{path}: {_explain(header, error)}; save the network again") from error
+    except Exception as error:  # torch builds and runs what the file says: anything may come
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"{path}: not a network: {type(error).__name__}: {reason}; give a file of network.save"
+        ) from error
 
 
 def _read(path: str | Path) -> tuple[Stored, dict[str, Tensor]]:
@@ -178,17 +186,7 @@ def _read(path: str | Path) -> tuple[Stored, dict[str, Tensor]]:
         raise ConfigError(f"{path}: not a readable network file ({reason}); give a file of network.save") from error
     if _KEY not in metadata:
         raise ConfigError(f"{path}: holds tensors but no network; give a file of network.save")
-    return Stored.from_json(metadata[_KEY], where=str(path)), numbers
-
-
-def _explain(header: Stored, error: Exception) -> str:
-    lines = str(error).splitlines()
-    reason = (lines[0] if lines else type(error).__name__)[:200]
-    executing = re.search(r"While executing %(\w+)", str(error))
-    name = executing[1] if executing else ""
-    target = next((node.target for node in header.nodes if node.name == name), "")
-    where = f"node {name!r} ({target})" if target else "the graph"
-    return f"{where}: cannot run on the example: {type(error).__name__}: {reason}"
+    return stored.parse(metadata[_KEY], str(path)), numbers
 
 
 def _rebuild(header: Stored, numbers: Mapping[str, Tensor]) -> Network:
@@ -197,7 +195,9 @@ def _rebuild(header: Stored, numbers: Mapping[str, Tensor]) -> Network:
     for tensor in header.tensors:
         _attach(module, tensor, numbers)
     module.graph = _graph(header)
-    network = Network(module, _example(header, numbers))
+    example = _example(header, numbers)
+    dry_run(module, example)
+    network = Network(module, example)
     if network.fingerprint != header.fingerprint:
         raise ConfigError("fingerprint: the graph is not the one that was saved; save the network again")
     network.train(header.training)
@@ -312,7 +312,7 @@ def _node(graph: fx.Graph, entry: StoredNode, before: Sequence[Node], tensors: s
         case _:
             raise ConfigError(f"{where}: arguments do not fit its kind; save the network again")
     node = graph.create_node(entry.op, target, args, kwargs, name=entry.name)
-    if node.name != entry.name:
+    if node.name != entry.name or node.name == "self":
         raise ConfigError(f"{where}: the name is taken or no Python word; save the network again")
     _describe(node, entry, where)
     return node
@@ -321,7 +321,8 @@ def _node(graph: fx.Graph, entry: StoredNode, before: Sequence[Node], tensors: s
 def _check_arguments(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], where: str) -> None:
     schema = getattr(target, "_schema", None)
     if schema is None:
-        fine = not kwargs and all(isinstance(arg, (Node, int, float)) for arg in args)
+        takes = 1 if target is operator.neg else 2
+        fine = not kwargs and len(args) == takes and all(isinstance(arg, (Node, int, float)) for arg in args)
     else:
         known = {argument.name for argument in schema.arguments}
         fine = len(args) <= len(known) and set(kwargs) <= known
@@ -342,16 +343,18 @@ def _describe(node: Node, entry: StoredNode, where: str) -> None:
 def _example(header: Stored, numbers: Mapping[str, Tensor]) -> Any:
     """Stored inputs as they are, the others drawn from a normal distribution, always the same."""
     generator = torch.Generator().manual_seed(0)
+    left = _MOST_BYTES
     leaves = []
     for i, entry in enumerate(header.example):
         where = f"example input {i}"
         dtype = stored.torch_constant("dtype", entry.dtype, where)
-        if math.prod(entry.shape) > _MOST_NUMBERS:
-            raise ConfigError(f"{where}: must have at most {_MOST_NUMBERS} numbers, got {list(entry.shape)}; use less")
+        left -= _example_bytes(entry, dtype, where)
+        if left < 0:
+            raise ConfigError(f"{where}: all inputs must have at most {_MOST_BYTES} bytes; use fewer rows")
         if entry.stored:
             leaves.append(_checked(numbers[f"{_EXAMPLE}{i}"], entry, where).clone())
         elif dtype.is_floating_point:
-            leaves.append(torch.randn(entry.shape, generator=generator).to(dtype))
+            leaves.append(torch.randn(entry.shape, generator=generator, dtype=dtype))
         else:
             raise ConfigError(f"{where}: {entry.dtype} must be stored; save the network again")
     spec = stored.load_tree(header.example_tree, "example inputs")
@@ -360,3 +363,9 @@ def _example(header: Stored, numbers: Mapping[str, Tensor]) -> Any:
     if any(leaf.dim() == 0 or not 0 < leaf.shape[0] <= 64 for leaf in leaves):
         raise ConfigError("example inputs: dimension 0 must be the batch, of 1 to 64 rows; save the network again")
     return pytree.tree_unflatten(leaves, spec)
+
+
+def _example_bytes(entry: StoredExample, dtype: torch.dtype, where: str) -> int:
+    if len(entry.shape) > _MOST_DIMENSIONS:
+        raise ConfigError(f"{where}: has at most {_MOST_DIMENSIONS} dimensions, got {len(entry.shape)}; use fewer")
+    return math.prod(entry.shape) * dtype.itemsize

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, FailFast, Field, JsonValue
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import Node
 from torch.utils import _pytree as pytree
@@ -22,6 +22,13 @@ from trimtab.graph.rules import RULES
 from trimtab.plan import Record
 
 SCHEMA = 1
+
+MOST_CHARACTERS, MOST_VALUES, MOST_NODES = 2**23, 2**18, 2**15
+"""Of a header; of its JSON values; of nodes, and of tensors. Thirty times what a large network needs; without them, a
+file of some megabytes is read in minutes and gigabytes."""
+
+MOST_KEYS, MOST_ITEMS = 64, 4096
+"""Of one object; of one list among a node's arguments."""
 
 _NAMESPACES = ("aten", "trimtab")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -45,9 +52,11 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 _FUNCTION_NAMES = {function: name for name, function in _FUNCTIONS.items()}
 _KNOWN_PRIVATE = {"_assert_tensor_metadata", "_to_copy", "_unsafe_view", "_weight_norm", "_softmax", "_log_softmax"}
-_RESERVED = {"self", "torch", "fx_pytree", "pytree", "device", "inf", "nan", "NoneType"}
+RESERVED = {"self", "torch", "fx_pytree", "pytree", "device", "inf", "nan", "NoneType"}
+"""Words of the code that torch generates from a graph: an argument of that name would hide them."""
+
 _OPERATOR = re.compile(r"([a-z]+)\.(\w+)\.(\w+)", re.ASCII)
-_WORD = re.compile(r"[\w-]+")
+_WORD = re.compile(r"[\w\-/: ]+")
 _TREES = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
 
@@ -57,13 +66,16 @@ def _readable(schema: int) -> int:
     return schema
 
 
+Shape = Annotated[tuple[Annotated[int, Field(ge=0)], ...], FailFast()]
+
+
 class StoredNode(Record):
     """A node. `switch` names the argument that follows the mode; `source` is the place in the user's code."""
 
     op: Literal["placeholder", "get_attr", "call_function", "output"]
     name: str
     target: str
-    args: tuple[JsonValue, ...] = ()
+    args: Annotated[tuple[JsonValue, ...], FailFast()] = ()
     kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     switch: str | None = None
     source: str | None = None
@@ -77,7 +89,7 @@ class StoredTensor(Record):
     persistent: bool = True
     requires_grad: bool = False
     same_as: str | None = None
-    shape: tuple[Annotated[int, Field(ge=0)], ...]
+    shape: Shape
     dtype: str
     memory_format: Literal["contiguous_format", "channels_last", "channels_last_3d"] = "contiguous_format"
 
@@ -85,7 +97,7 @@ class StoredTensor(Record):
 class StoredExample(Record):
     """An example input. Integers and booleans are kept as they are (`stored`), floats are drawn anew."""
 
-    shape: tuple[Annotated[int, Field(ge=0)], ...]
+    shape: Shape
     dtype: str
     stored: bool
 
@@ -96,15 +108,36 @@ class Stored(Record):
     schema_version: Annotated[int, Field(alias="schema"), AfterValidator(_readable)] = SCHEMA
     fingerprint: str
     training: bool
-    inputs: tuple[str, ...]
+    inputs: Annotated[tuple[str, ...], FailFast()]
     in_tree: str
     out_tree: str
     example_tree: str
-    example: tuple[StoredExample, ...]
-    tensors: tuple[StoredTensor, ...]
-    nodes: tuple[StoredNode, ...]
+    example: Annotated[tuple[StoredExample, ...], FailFast()]
+    tensors: Annotated[tuple[StoredTensor, ...], FailFast(), Field(max_length=MOST_NODES)]
+    nodes: Annotated[tuple[StoredNode, ...], FailFast(), Field(max_length=MOST_NODES)]
 
     model_config = Record.model_config | {"serialize_by_alias": True}
+
+
+def parse(text: str, where: str) -> Stored:
+    """Read a header. Raises: ConfigError, before it takes much time or memory."""
+    remedy = "give a file of network.save"
+    if len(text) > MOST_CHARACTERS or text.count(",") > MOST_VALUES:
+        raise ConfigError(
+            f"{where}: a header has at most {MOST_CHARACTERS} characters and {MOST_VALUES} values, "
+            f"got {len(text)} and {text.count(',')}; {remedy}"
+        )
+
+    def few(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > MOST_KEYS:
+            raise ConfigError(f"{where}: an object has at most {MOST_KEYS} keys, got {len(pairs)}; {remedy}")
+        return dict(pairs)
+
+    try:
+        json.loads(text, object_pairs_hook=few)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: its header is no JSON ({type(error).__name__}); {remedy}") from error
+    return Stored.from_json(text, where=where)
 
 
 def encode(value: Any, number: Mapping[Node, int], where: str) -> JsonValue:
@@ -130,6 +163,10 @@ def encode(value: Any, number: Mapping[Node, int], where: str) -> JsonValue:
 def decode(value: JsonValue, nodes: Sequence[Node], where: str) -> Any:
     """The argument that `encode` wrote. `nodes` are the nodes before this one. Raises: ConfigError."""
     if isinstance(value, list):
+        if len(value) > MOST_ITEMS:
+            raise ConfigError(
+                f"{where}: a list has at most {MOST_ITEMS} items, got {len(value)}; save the network again"
+            )
         return [decode(item, nodes, where) for item in value]
     if not isinstance(value, dict):
         return value
@@ -142,7 +179,7 @@ def decode(value: JsonValue, nodes: Sequence[Node], where: str) -> Any:
         case "float", "inf" | "-inf" | "nan":
             return float(inner)
         case "tuple", list():
-            return tuple(decode(item, nodes, where) for item in inner)
+            return tuple(decode(inner, nodes, where))
         case (("dtype" | "layout" | "memory_format"), str()):
             return torch_constant(tag, inner, where)
         case "device", str() if re.fullmatch(r"[a-z]+(:\d{1,3})?", inner, re.ASCII):
@@ -197,7 +234,10 @@ def _allowed() -> str:
 
 
 def check_path(path: str, where: str) -> None:
-    """Whether a tensor's name is plain words joined by dots, none of them private to Python. Raises: ConfigError."""
+    """Whether a tensor's name is plain words joined by dots, none of them private to Python. Raises: ConfigError.
+
+    It becomes code in quotes, so the characters are an allow-list.
+    """
     for part in path.split("."):
         if not _WORD.fullmatch(part) or part.startswith("__"):
             raise ConfigError(
@@ -208,7 +248,7 @@ def check_path(path: str, where: str) -> None:
 def check_inputs(names: Sequence[str], where: str) -> None:
     """Whether names can be arguments of a function. Raises: ConfigError."""
     for name in names:
-        if not name.isidentifier() or keyword.iskeyword(name) or name in _RESERVED or name.startswith("__"):
+        if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED or name.startswith("__"):
             raise ConfigError(f"{where}: an input's name is a Python word, got {name!r:.80}; rename the argument")
     if len(set(names)) != len(names):
         raise ConfigError(f"{where}: an input's name is given twice; rename one")

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from trimtab.errors import PlanError
 from trimtab.graph.analysis import Analysis, attribute
-from trimtab.graph.axes import Axis, Dim
+from trimtab.graph.axes import Dim
 from trimtab.graph.copying import copy_module
 from trimtab.graph.groups import has_atom
 from trimtab.graph.kept import Kept
@@ -19,12 +19,13 @@ def cut(network: Network, kept: Mapping[str, Sequence[int]]) -> Network:
     """A new network in which every named group has only the units `kept` (indices, any order, no repeats).
 
     Parameters and buffers are sliced, arguments written anew; groups that are not named stay whole, and so does
-    `network`. Raises: PlanError for an unknown group, an index out of range, nothing kept, or a wrong multiple.
+    `network`. Raises: PlanError for an unknown group, an index out of range, too few kept, or a wrong multiple.
     """
     units = {network.group(name).axis: check_kept(network, name, indices) for name, indices in kept.items()}
     positions = Kept(units)
-    module = copy_module(network.module)
-    _slice_tensors(network, module, positions, set(units))
+    shrinking = _shrinking(network, positions)
+    module = copy_module(network.module, sharing=(tensor for _, tensor in shrinking))
+    _slice_tensors(network, module, shrinking, positions)
     _emit(network.analysis, network.module, module, positions)
     other = Network(module, copy.deepcopy(network.example))
     other.training = network.training
@@ -42,6 +43,11 @@ def check_kept(network: Network, name: str, indices: Sequence[int]) -> list[int]
         raise PlanError(f"group {name!r}: units are 0 to {group.width - 1}, got {wrong}; leave it out")
     if len(set(units)) != len(units):
         raise PlanError(f"group {name!r}: a unit is kept twice; name every unit once")
+    if len(units) < group.at_least:
+        raise PlanError(
+            f"group {name!r}: at least {group.at_least} of {group.width} units must be kept, got {len(units)}; "
+            f"keep {group.at_least} or more"
+        )
     if len(units) % group.multiple_of:
         low = len(units) // group.multiple_of * group.multiple_of
         near = f"{low or group.multiple_of} or {low + group.multiple_of}"
@@ -51,19 +57,22 @@ def check_kept(network: Network, name: str, indices: Sequence[int]) -> list[int]
     return units
 
 
-def _slice_tensors(network: Network, module: fx.GraphModule, kept: Kept, cut_axes: set[Axis]) -> None:
-    """Slice every tensor that has a cut axis, once by identity, and set it under all its names."""
-    sliced: dict[int, Tensor] = {}
+def _shrinking(network: Network, kept: Kept) -> list[tuple[str, Tensor]]:
+    """Every tensor that loses positions, under each of its names."""
     names = [name for name, _ in network.module.named_parameters(remove_duplicate=False)]
     names += [name for name, _ in network.module.named_buffers(remove_duplicate=False)]
     names += [str(node.target) for node in network.module.graph.nodes if node.op == "get_attr"]
-    for name in dict.fromkeys(names):
-        tensor = attribute(network.module, name)
-        dims = network.analysis.tensors.get(id(tensor), ())
-        if not any(has_atom(dim, cut_axes) for dim in dims):
-            continue
+    tensors = ((name, attribute(network.module, name)) for name in dict.fromkeys(names))
+    known = network.analysis.tensors
+    return [(name, tensor) for name, tensor in tensors if any(map(kept.changed, known.get(id(tensor), ())))]
+
+
+def _slice_tensors(network: Network, module: fx.GraphModule, shrinking: list[tuple[str, Tensor]], kept: Kept) -> None:
+    """Slice tensors, each once by identity, and set them in `module` under all their names."""
+    sliced: dict[int, Tensor] = {}
+    for name, tensor in shrinking:
         if id(tensor) not in sliced:
-            sliced[id(tensor)] = _slice(tensor, dims, kept)
+            sliced[id(tensor)] = _slice(tensor, network.analysis.tensors[id(tensor)], kept)
         owner, _, last = name.rpartition(".")
         setattr(module.get_submodule(owner), last, sliced[id(tensor)])
 

@@ -12,10 +12,11 @@ from torch.utils import _pytree as pytree
 from trimtab.errors import CaptureError, ConfigError
 from trimtab.graph.analysis import attribute
 from trimtab.graph.capture import capture
+from trimtab.graph.double import doubled
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_error, of_node
 from trimtab.graph.values import bind
-from trimtab.graph.verify import TOLERANCE, compare, doubled, fresh_inputs
+from trimtab.graph.verify import TOLERANCE, compare, fresh_inputs
 from trimtab.tasks.task import call
 
 _REMEDY = "compute the size from the tensors there, or go on with the Network, which runs, saves and exports as it is"
@@ -144,8 +145,22 @@ def _embedding(module: Any, _: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recurrent(module: Any, _: Mapping[str, Any]) -> dict[str, Any]:
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": module.weight_ih_l0.shape[0] // gates}
-    return sizes | ({"proj_size": module.weight_hh_l0.shape[1]} if module.proj_size else {})
+    calls = {name.removeprefix("weight_ih_"): w for name, w in module.named_parameters() if "weight_ih_" in name}
+    hidden = {name: w.shape[0] // gates for name, w in calls.items()}
+    outputs = {name: module.get_parameter(f"weight_hh_{name}").shape[1] for name in calls}
+    for what, widths in (("units", hidden), ("outputs", outputs)):
+        if len(set(widths.values())) > 1:
+            raise ConfigError(
+                f"transplant: torch's {type(module).__name__} has one number of {what} for all layers and directions, "
+                f"the cut one has {', '.join(f'{name}: {n}' for name, n in widths.items())}; "
+                "keep as many in each, or go on with the Network, which runs, saves and exports as it is"
+            )
+    sizes = {"input_size": module.weight_ih_l0.shape[1], "hidden_size": hidden["l0"]}
+    return sizes | ({"proj_size": outputs["l0"]} if module.proj_size else {})
+
+
+def _cell(module: Any, _: Mapping[str, Any]) -> dict[str, Any]:
+    return {"input_size": module.weight_ih.shape[1], "hidden_size": module.weight_hh.shape[1]}
 
 
 def _prelu(module: Any, _: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,6 +187,7 @@ _SIZES: tuple[tuple[tuple[type[nn.Module], ...], _Sizes], ...] = (
     ((nn.LayerNorm, nn.RMSNorm), _layer_norm),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     ((nn.RNNBase,), _recurrent),
+    ((nn.RNNCellBase,), _cell),
     ((nn.PReLU,), _prelu),
     ((nn.MultiheadAttention,), _attention),
 )

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from trimtab.graph.axes import Axis, Dim, Freeze, MisfitError, constant, find, freeze, fresh, leaves, unify
+from trimtab.graph.axes import Axis, Dim, Freeze, MisfitError, constant, find, freeze, fresh, leaves, size, unify
 from trimtab.graph.kept import Kept
+from trimtab.graph.limits import Limit
 
 Origin = tuple[int, int]
 """A dimension of a parameter or buffer: (identity of the tensor, dimension)."""
@@ -24,21 +25,25 @@ class Value:
 
     `alive` holds the axes along which the value at a removed unit may be non-zero; a value and its views share the set.
     `origin` names the parameter's dimension behind each dimension, where the value is a parameter seen through
-    transposes. `const` says that no input of the network reaches it.
+    transposes, or a weight computed from it. `const` says that no input of the network reaches it, or only to pick what
+    is seen of it. `index` is the dimension whose positions the numbers are, where they are such: after a cut they count
+    the kept positions.
     """
 
     dims: tuple[Dim, ...]
     alive: set[Axis] = field(default_factory=set)
     origin: tuple[Origin | None, ...] = ()
     const: bool = False
+    index: Dim | None = None
 
     def view(self, dims: Sequence[Dim]) -> "Value":
         """The same numbers, seen with other dimensions."""
-        return Value(tuple(dims), self.alive)
+        return Value(tuple(dims), self.alive, index=self.index)
 
     def new(self, dims: Sequence[Dim] | None = None, alive: Iterable[Axis] = ()) -> "Value":
         """Fresh numbers that are zero wherever these are, except along `alive`."""
-        return Value(self.dims if dims is None else tuple(dims), {*self.alive, *alive})
+        origin = self.origin if dims is None and self.const else ()
+        return Value(self.dims if dims is None else tuple(dims), {*self.alive, *alive}, origin)
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,19 @@ class OverKept:
     fix: Fix
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """A choice along a dimension, which its proof makes among the kept positions only.
+
+    There `fill` stands at the removed positions of dimension `at` of the argument `name`, whose dimensions are `dims`.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    at: int
+    fill: float
+
+
 @dataclass
 class Facts:
     """What all rules together find out."""
@@ -83,6 +101,9 @@ class Facts:
     sums: list[tuple[Dim, tuple[frozenset[Axis], ...], Freeze]] = field(default_factory=list)
     divisors: list[tuple[Value, Freeze]] = field(default_factory=list)
     over_kept: dict[Node, OverKept] = field(default_factory=dict)
+    hidden: dict[Node, Hidden] = field(default_factory=dict)
+    limits: list[tuple[Dim, Limit, Freeze]] = field(default_factory=list)
+    alone: list[tuple[Dim, Freeze]] = field(default_factory=list)
 
 
 class Call:
@@ -189,6 +210,23 @@ class Call:
         """State that after a cut along `dims` no argument makes the operator equal to its masked self."""
         for dim in dims:
             self.facts.sums.append((dim, (frozenset(axes_of([dim])),), self.why(reason)))
+
+    def look_up(self, dim: Dim, indices: Value, reason: str) -> None:
+        """State that numbers pick positions of a dimension: it is the one that they index, or is frozen."""
+        if indices.index is not None and size(indices.index) == size(dim):
+            self.unify(indices.index, dim)
+        else:
+            self.freeze([dim] if indices.index is None else [dim, indices.index], reason)
+
+    def alone(self, dim: Dim, part: Dim) -> None:
+        """Say why no group is left of a dimension whose positions are taken one by one, as `part` is."""
+        if size(part) == 1:
+            reason = "its positions are taken one by one: a unit could only go together with all that it feeds"
+            self.facts.alone.append((dim, self.why(reason)))
+
+    def limit(self, dim: Dim, limit: Limit, reason: str) -> None:
+        """State what a dimension's number of positions must be; where no cut keeps to it, it is frozen."""
+        self.facts.limits.append((dim, limit, self.why(reason)))
 
     def divide(self, value: Value) -> None:
         """State that the operator is singular at zero: axes along which `value` vanishes are frozen at the end."""

@@ -6,20 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from trimtab.graph.depth import silence, without
+from trimtab.graph.double import doubled
+from trimtab.graph.groups import ChannelGroup
 from trimtab.graph.kept import Kept
 from trimtab.graph.network import Network
 from trimtab.graph.reference import norms_over_kept
 from trimtab.graph.surgery import cut, masks
-from trimtab.graph.values import set_argument
 from trimtab.tasks.task import Inputs, call
 
 TOLERANCE = 1e-9
 """Largest difference that float64 rounding explains, relative to max(1, |reference|)."""
-
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +35,25 @@ class Verification:
     outputs: int
 
 
-def verify(network: Network, kept: Mapping[str, Sequence[int]]) -> Verification:
+def verify(network: Network, kept: Mapping[str, Sequence[int]], removed: Sequence[str] = ()) -> Verification:
     """Run the cut and the masked network, both in eval mode and float64, on fresh random inputs of another batch size.
 
-    Raises: PlanError as `cut`.
+    Of the branches named by `removed` the masked network multiplies by zero what they add.
+    Raises: PlanError as `cut`, and for an unknown branch.
     """
-    inexact = [group for group in map(network.group, kept) if not group.exact and len(kept[group.name]) < group.width]
+    branches = [network.branch(name) for name in removed]
+    gone = {name for branch in branches for name in branch.parameters}
+    cut_groups = [group for group in map(network.group, kept) if len(kept[group.name]) < group.width]
+    inexact = [group for group in cut_groups if not group.exact and not _within(group, gone)]
     masked = doubled(network)
+    small = without(cut(masked, kept), branches)
     with torch.no_grad():
         for name, mask in masks(masked, kept).items():
             masked.module.get_parameter(name).mul_(mask.to(masked.device))
         norms_over_kept(network, masked, Kept({network.group(name).axis: units for name, units in kept.items()}))
+        silence(masked, branches)
         inputs = fresh_inputs(network)
-        difference, count = compare(call(cut(doubled(network), kept), inputs), call(masked, inputs))
+        difference, count = compare(call(small, inputs), call(masked, inputs))
     reason = ""
     if inexact:
         agrees = "; otherwise nothing differs" if difference <= TOLERANCE else ""
@@ -58,29 +63,9 @@ def verify(network: Network, kept: Mapping[str, Sequence[int]]) -> Verification:
     return Verification(exact=not reason, reason=reason, max_abs_diff=difference, outputs=count)
 
 
-def doubled(network: Network) -> Network:
-    """A copy in eval mode and float64, casts inside the graph included."""
-    copy = network.clone().eval()
-    for node in copy.module.graph.nodes:
-        node.args = pytree.tree_map(_widen, node.args)
-        node.kwargs = pytree.tree_map(_widen, node.kwargs)
-        _widen_created(node)
-    copy.module.recompile()
-    return copy.to(torch.float64)
-
-
-def _widen_created(node: Node) -> None:
-    """A tensor made from numbers alone has the default dtype where none is named."""
-    schema, value = getattr(node.target, "_schema", None), node.meta.get("val")
-    if schema is None or not isinstance(value, Tensor) or value.dtype not in _NARROW:
-        return
-    tensors = any(isinstance(item.meta.get("val"), Tensor) for item in node.all_input_nodes)
-    if not tensors and any(argument.name == "dtype" for argument in schema.arguments):
-        set_argument(node, "dtype", torch.float64)
-
-
-def _widen(argument: Any) -> Any:
-    return torch.float64 if argument in _NARROW and isinstance(argument, torch.dtype) else argument
+def _within(group: ChannelGroup, gone: set[str]) -> bool:
+    """Whether all parameters that a group reaches are among these."""
+    return gone.issuperset(member.parameter for member in group.members if member.role != "buffer")
 
 
 def fresh_inputs(network: Network) -> Inputs:

@@ -1,7 +1,7 @@
 """Arithmetic cost: multiply-accumulates, and bit operations."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,32 +9,13 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from trimtab.graph import Layer, Network, cut
 from trimtab.plan import Plan
 
 FLOAT_BITS = 32
 
 
-class CountedLayer(Protocol):
-    """The part of a graph Layer that counting needs."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def weight(self) -> str: ...
-    @property
-    def positions(self) -> int: ...
-
-
-class Counted(Protocol):
-    """The part of a Network that counting needs: its graph carries shapes in `meta["val"]`, inputs first."""
-
-    @property
-    def layers(self) -> Sequence[CountedLayer]: ...
-    @property
-    def module(self) -> Any: ...
-
-
-def macs(network: Counted) -> int:
+def macs(network: Network) -> int:
     """Multiply-accumulates of one sample: convolutions, linear layers, recurrent cells, and products of activations.
 
     Half of what torch's FLOP counter says of every operator, on shapes alone.
@@ -65,7 +46,7 @@ def _meta_tensor(value: Any) -> Any:
     return int(value) if isinstance(value, torch.SymInt) else value
 
 
-def bops(network: Counted, plan: Plan | None = None) -> int:
+def bops(network: Network, plan: Plan | None = None) -> int:
     """Bit operations of one sample: MACs × weight bits × activation bits, by layer, the first and last included.
 
     Bits are those of the plan's decisions; a layer, or a side of it, that stays in float counts as 32, and so does what
@@ -86,6 +67,25 @@ def bops(network: Counted, plan: Plan | None = None) -> int:
     return total + rest * FLOAT_BITS**2
 
 
-def layer_macs(network: Counted, layer: CountedLayer) -> int:
+def layer_macs(network: Network, layer: Layer) -> int:
     """Multiply-accumulates of one layer and one sample."""
     return int(layer.positions * network.module.get_parameter(layer.weight).numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prunable:
+    """Shares (0…1) of parameters and MACs that go when every group is cut to the fewest units that it may have."""
+
+    parameters: float
+    macs: float
+
+
+def prunable(network: Network) -> Prunable:
+    """How much of a network can be cut, without regard to what that costs in accuracy."""
+    fewest = {g.name: -(-g.at_least // g.multiple_of) * g.multiple_of for g in network.groups}
+    smallest = cut(network, {name: range(units) for name, units in fewest.items()})
+    parameters = [sum(parameter.numel() for parameter in n.parameters()) for n in (smallest, network)]
+    return Prunable(
+        parameters=1 - parameters[0] / max(parameters[1], 1),
+        macs=1 - macs(smallest) / max(macs(network), 1),
+    )

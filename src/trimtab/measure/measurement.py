@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from trimtab.graph import Network
 from trimtab.measure.cost import bops, macs
 from trimtab.measure.latency import Timing, alternate
 from trimtab.measure.memory import peak_bytes
@@ -36,14 +37,14 @@ def measure(
     """
     artifact = hasattr(thing, "file_bytes")
     counted = network if network is not None else thing
-    has_layers = hasattr(counted, "layers") and hasattr(counted, "module")
+    captured = isinstance(counted, Network)
     loader = task.val if task.test is None else task.test
     timing = latency(thing, first_rows(loader, batch), threads=threads, seconds=seconds)
     return Measurement(
         metric=evaluate(thing, loader, task.metric).value,
         file_bytes=thing.file_bytes if artifact else None,
-        macs=macs(counted) if has_layers else None,
-        bops=bops(counted, plan) if has_layers else None,
+        macs=macs(counted) if captured else None,
+        bops=bops(counted, plan) if captured else None,
         latency_ms=timing.median_ms,
         peak_bytes=artifact_peak(thing, batch=batch, threads=threads) if artifact else None,
         threads=threads,

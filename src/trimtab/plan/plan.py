@@ -1,7 +1,6 @@
 """The Plan: everything that will be done to a network, as data."""
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, model_validator
@@ -53,11 +52,15 @@ class _Group(Protocol):
     def width(self) -> int: ...
     @property
     def multiple_of(self) -> int: ...
+    @property
+    def at_least(self) -> int: ...
 
 
 class _Network(Protocol):
     @property
     def groups(self) -> tuple[_Group, ...]: ...
+    @property
+    def products(self) -> tuple[tuple[tuple[str, ...], ...], ...]: ...
     @property
     def fingerprint(self) -> str: ...
 
@@ -91,19 +94,24 @@ class Plan(Record):
     def uniform(cls, network: _Network, keep: float = 0.5, target: str = "onnxruntime") -> "Plan":
         """A cut without data: every dimension keeps the share `keep` (above 0, at most 1) of its units, evenly spread.
 
-        The number kept is rounded to the group's multiple (the target's is not looked up), and is at least one of it.
-        Of a dimension that is a product (groups `name/0`, `name/1`, …) only the factor with most units is cut, so that
-        shares do not compound.
+        The number kept is rounded to the group's multiple (the target's is not looked up), and is at least one of it,
+        and as many as the group must keep.
+        Of a dimension that is a product (heads × what a head holds) only one factor is cut, so that shares do not
+        compound: the one whose share comes nearest to `keep`, of equals the outermost.
         Raises: ConfigError for another `keep`.
         """
         if not 0 < keep <= 1:
             raise ConfigError(f"uniform: keep must be above 0 and at most 1, got {keep!r}; give a share such as 0.5")
-        groups = [(group, _evenly(group, keep)) for group in _one_factor_each(network.groups)]
+        kept = {group.name: _evenly(group, keep) for group in network.groups}
+        width = {group.name: group.width for group in network.groups}
+        whole = _left_whole(network.products, lambda name: len(kept[name]) / width[name], keep)
         return cls(
             fingerprint=network.fingerprint,
             target=target,
             groups=tuple(
-                GroupDecision(group=group.name, kept=kept) for group, kept in groups if len(kept) < group.width
+                GroupDecision(group=name, kept=units)
+                for name, units in kept.items()
+                if name not in whole and len(units) < width[name]
             ),
         )
 
@@ -111,21 +119,26 @@ class Plan(Record):
 def _evenly(group: _Group, keep: float) -> tuple[int, ...]:
     """Unit indices in the middles of equal stretches of the group."""
     step = group.multiple_of
-    count = max(round(group.width * keep / step), 1) * step
+    count = max(round(group.width * keep / step), 1, -(-group.at_least // step)) * step
     count = min(count, group.width // step * step)
     return tuple((2 * i + 1) * group.width // (2 * count) for i in range(count))
 
 
-_FACTOR = re.compile(r"(.*)/(\d+)((?:\[\d+:\d+\])?(?:@\d+)?)")
+def _left_whole(products: Iterable[Sequence[tuple[str, ...]]], share: Callable[[str], float], keep: float) -> set[str]:
+    """Groups that stay whole so that of every product one factor is cut.
 
+    That is one chosen in an earlier product, else the one whose share comes nearest to `keep`, of equals the outermost.
+    """
+    chosen: set[tuple[str, ...]] = set()
+    whole: set[str] = set()
 
-def _one_factor_each(groups: Iterable[_Group]) -> list[_Group]:
-    """The groups, of every product only those of the factor that has most units (the outermost of equals)."""
-    units: dict[str, dict[int, int]] = {}
-    factors = [(group, _FACTOR.fullmatch(group.name)) for group in groups]
-    for group, match in factors:
-        if match is not None:
-            widths = units.setdefault(match[1], {})
-            widths[int(match[2])] = widths.get(int(match[2]), 0) + group.width
-    widest = {parent: max(sorted(widths), key=widths.__getitem__) for parent, widths in units.items()}
-    return [group for group, match in factors if match is None or int(match[2]) == widest[match[1]]]
+    def order(factor: tuple[str, ...]) -> tuple[bool, float]:
+        return factor not in chosen, max(abs(share(name) - keep) for name in factor)
+
+    for product in products:
+        factors = [factor for factor in product if not whole.issuperset(factor)]
+        if len(factors) > 1:
+            best = min(factors, key=order)
+            chosen.add(best)
+            whole.update(name for factor in factors if factor != best for name in factor)
+    return whole

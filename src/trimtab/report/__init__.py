@@ -5,6 +5,8 @@ from trimtab.report.html import ReportDetails as ReportDetails
 from trimtab.report.html import render_report as render_report
 from trimtab.report.html import report as report
 from trimtab.report.html import write_report as write_report
+from trimtab.report.inspection import inspection as inspection
+from trimtab.report.inspection import inspection_tables as inspection_tables
 from trimtab.report.summary import LimitRow as LimitRow
 from trimtab.report.summary import QuantityRow as QuantityRow
 from trimtab.report.summary import limit_rows as limit_rows

@@ -112,10 +112,12 @@ def evaluate_terms(terms: Terms, widths: Mapping[str, int]) -> int:
 
 def widths_of(group: ChannelGroup, target: Target) -> tuple[int, ...]:
     """Widths worth trying, widest first: eighths of the group in multiples that the graph and the kernels want."""
-    step = math.lcm(group.multiple_of, target.channel_multiple)
+    kernels = target.channel_multiple // math.gcd(target.channel_multiple, group.unit_size)
+    step = math.lcm(group.multiple_of, kernels)
     if step > group.width:
         step = group.multiple_of
-    rounded = {max(step, round(group.width * fraction / step) * step) for fraction in _WIDTHS}
+    least = max(math.ceil(group.at_least / step), 1)
+    rounded = {max(least, round(group.width * fraction / step)) * step for fraction in _WIDTHS}
     return (group.width, *sorted((w for w in rounded if w < group.width), reverse=True))
 
 

@@ -1,4 +1,4 @@
-"""Contractions: convolutions, linear, matrix products, embeddings. They use up one axis and make another."""
+"""Contractions: convolutions, linear, matrix products. They use up one axis and make another."""
 
 from collections.abc import Iterable
 
@@ -79,11 +79,11 @@ def transposed_convolution(call: Call) -> Value:
     call.contract(channels, (x, weight), NOT_ZERO)
     call.role(weight, 0, "in")
     call.produce(weight, 1)
-    alive = _along(x, batch) | _along(weight, [made])
+    alive = along(x, batch) | along(weight, [made])
     if bias is not None:
         call.unify(made, bias.dims[0])
         call.role(bias, 0, "out")
-        alive = axes_of(batch) | _along(weight, [made]) | _along(bias, [made])
+        alive = axes_of(batch) | along(weight, [made]) | along(bias, [made])
     return Value((*batch, made, *(call.constant(n) for n in call.shape[at + 1 :])), alive)
 
 
@@ -100,12 +100,13 @@ def _produce(
         call.role(bias, 0, "out")
     call.produce(weight, 0)
     passed = (*around[0], *around[1])
-    alive = _along(x, passed) if bias is None else axes_of(passed)
-    alive |= _along(weight, weight.dims[:1]) | (set() if bias is None else _along(bias, bias.dims))
+    alive = along(x, passed) if bias is None else axes_of(passed)
+    alive |= along(weight, weight.dims[:1]) | (set() if bias is None else along(bias, bias.dims))
     return Value((*around[0], weight.dims[0], *around[1]), alive)
 
 
-def _along(value: Value, dims: Iterable[Dim]) -> set[Axis]:
+def along(value: Value, dims: Iterable[Dim]) -> set[Axis]:
+    """The axes of `dims` along which a value does not vanish."""
     return atoms(value.alive) & axes_of(dims)
 
 
@@ -117,37 +118,31 @@ def linear(call: Call) -> Value:
     call.contract(x.dims[-1], (x, weight), NOT_ZERO)
     call.role(weight, len(weight.dims) - 1, "in")
     if len(weight.dims) == 1:
-        return Value(x.dims[:-1], _along(x, x.dims[:-1]))
+        return Value(x.dims[:-1], along(x, x.dims[:-1]))
     return _produce(call, x, weight, bias, (x.dims[:-1], ()))
 
 
-@rule(aten.matmul.default, aten.mm.default, aten.bmm.default)
+@rule(aten.matmul.default, aten.linalg_matmul.default, aten.mm.default, aten.bmm.default)
 def matmul(call: Call) -> Value:
     """[*, M, K] with [*, K, N] gives [*, M, N]; vectors on either side, batch dimensions broadcast."""
     a, b = call.value("self"), call.value("mat2" if "mat2" in call.arguments else "other")
     return _product(call, a, b)
 
 
-@rule(aten.addmm.default)
+@rule(aten.addmm.default, aten.addmm_.default)
 def addmm(call: Call) -> Value:
     """bias [N] or [M, N] plus [M, K] with [K, N]."""
-    return _plus(call, _product(call, call.value("mat1"), call.value("mat2")))
+    return plus(call, _product(call, call.value("mat1"), call.value("mat2")))
 
 
-@rule(aten.baddbmm.default)
+@rule(aten.baddbmm.default, aten.baddbmm_.default)
 def baddbmm(call: Call) -> Value:
     """A bias that broadcasts to [B, M, N], plus [B, M, K] with [B, K, N]."""
-    return _plus(call, _product(call, call.value("batch1"), call.value("batch2")))
+    return plus(call, _product(call, call.value("batch1"), call.value("batch2")))
 
 
-@rule(aten.outer.default)
-def outer(call: Call) -> Value:
-    """[M] and [N] give [M, N]."""
-    a, b = call.value("self"), call.value("vec2")
-    return Value((*a.dims, *b.dims), atoms(a.alive) | atoms(b.alive))
-
-
-def _plus(call: Call, out: Value) -> Value:
+def plus(call: Call, out: Value) -> Value:
+    """A product plus the argument `self`, which broadcasts to it."""
     bias = call.value("self")
     padded = ((),) * (len(out.dims) - len(bias.dims)) + bias.dims
     missing: list[Dim] = []
@@ -175,7 +170,7 @@ def _product(call: Call, a: Value, b: Value) -> Value:
     rows, columns = a.dims[:-1][-1:], b.dims[-1:] if len(b.dims) > 1 else ()
     # An element is zero where its row of `a` or its column of `b` is, and along a batch axis where either of them is.
     in_batch = _along_batch(a, a.dims[:-2], batch) & _along_batch(b, b.dims[:-2], batch)
-    alive = _along(a, rows) | _along(b, columns) | in_batch
+    alive = along(a, rows) | along(b, columns) | in_batch
     return Value((*batch, *rows, *columns), alive)
 
 
@@ -194,13 +189,3 @@ def broadcast_batch(call: Call, a: tuple[Dim, ...], b: tuple[Dim, ...]) -> tuple
             call.unify(p, q)
         out.append(p if size(p) != 1 else q)
     return tuple(out)
-
-
-@rule(aten.embedding.default)
-def embedding(call: Call) -> Value:
-    """Rows of weight [V, D] picked by indices [*] give [*, D]."""
-    weight, indices = call.value("weight"), call.value("indices")
-    call.freeze(weight.dims[:1], "rows of a table are looked up by number")
-    call.freeze(indices.dims, "indices are looked up in a table")
-    call.produce(weight, 1)
-    return Value((*indices.dims, weight.dims[1]), _along(weight, weight.dims[1:]))

@@ -33,12 +33,14 @@ def _words(text: str) -> tuple[str, ...]:
 ZERO_TO_ZERO = _words(
     "relu relu6 tanh gelu silu hardswish leaky_relu elu selu celu mish abs neg sin tan asin atan sinh "
     "asinh erf sqrt square sign sgn round floor ceil trunc frac expm1 log1p rrelu nan_to_num softshrink "
-    "hardshrink tanhshrink"
+    "hardshrink tanhshrink absolute negative fix arcsin arctan arcsinh arctanh atanh erfinv deg2rad rad2deg "
+    "special_erf special_erfinv special_expm1 special_log1p special_round"
 )
 ZERO_TO_OTHER = _words(
-    "sigmoid hardsigmoid exp exp2 cos cosh acos softplus log_sigmoid erfc logical_not isnan isinf bitwise_not"
+    "sigmoid hardsigmoid exp exp2 cos cosh acos arccos softplus log_sigmoid erfc sinc i0 logical_not isnan isinf "
+    "isfinite isposinf isneginf signbit bitwise_not special_expit special_exp2 special_sinc special_erfc special_ndtr"
 )
-SINGULAR_AT_ZERO = _words("log log2 log10 reciprocal rsqrt lgamma digamma")
+SINGULAR_AT_ZERO = _words("log log2 log10 reciprocal rsqrt lgamma digamma logit acosh arccosh special_logit")
 
 
 def _unary_overloads(names: Sequence[str]) -> list[object]:
@@ -72,7 +74,7 @@ def hardtanh(call: Call) -> Value:
     return _clamped(call, call.raw("min_val"), call.raw("max_val"))
 
 
-@rule(aten.clamp.default, aten.clamp_.default)
+@rule(aten.clamp.default, aten.clamp_.default, aten.clip.default, aten.clip_.default)
 def clamp(call: Call) -> Value:
     """Zero stays zero when it lies between the bounds."""
     return _clamped(call, call.raw("min"), call.raw("max"))
@@ -96,6 +98,15 @@ def _clamped(call: Call, low: float | None, high: float | None) -> Value:
     return x.new(alive=() if keeps_zero else axes_of(x.dims))
 
 
+@rule(*(op for op in overloads("clamp", "clip", "clamp_min", "clamp_max") if "Tensor" in str(op)))
+def clamp_between(call: Call) -> Value:
+    """Bounds that are tensors: nothing is assumed about zeros."""
+    bounds = [call.maybe(name) for name in ("min", "max")]
+    operands = [call.value("self"), *(bound for bound in bounds if bound is not None)]
+    out = _together(call, operands, lambda sets: set().union(*sets))
+    return out.new(alive=axes_of(out.dims))
+
+
 @rule(aten.threshold.default, aten.threshold_.default)
 def threshold(call: Call) -> Value:
     """x where x is above the threshold, else the value."""
@@ -114,26 +125,45 @@ def prelu(call: Call) -> Value:
     return x.new()
 
 
-@rule(*overloads("add", "sub", "rsub", "maximum", "minimum", "fmax", "fmin"))
+@rule(*overloads("add", "sub", "subtract", "rsub", "maximum", "minimum", "fmax", "fmin"))
 def additive(call: Call) -> Value:
     """Zero where all operands are zero; a number that is not 0 leaves nothing zero."""
     return _together(call, _operands(call), lambda sets: set().union(*sets))
 
 
-@rule(*overloads("eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "atan2", "hypot"))
+@rule(
+    *overloads("eq", "ne", "lt", "le", "gt", "ge"),
+    *overloads("not_equal", "less", "less_equal", "greater", "greater_equal"),
+    indices=True,
+)
+def comparison(call: Call) -> Value:
+    """Numbers that index the same dimension compare after a cut as before it; nothing is assumed about zeros."""
+    operands = _operands(call)
+    indexed = [operand.index for operand in operands if isinstance(operand, Value) and operand.index is not None]
+    if len(indexed) == 2 and size(indexed[0]) == size(indexed[1]):
+        call.unify(indexed[0], indexed[1])
+    else:
+        call.freeze(indexed, "positions along it are compared with other numbers")
+    return other_binary(call)
+
+
+@rule(
+    *overloads("logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor", "isclose"),
+    *overloads("atan2", "arctan2", "hypot", "heaviside", "logaddexp", "logaddexp2"),
+)
 def other_binary(call: Call) -> Value:
     """Position by position; nothing is assumed about zeros."""
     out = _together(call, _operands(call), lambda sets: set().union(*sets))
     return out.new(alive=axes_of(out.dims))
 
 
-@rule(aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar, aten.mul_.Scalar)
+@rule(*overloads("mul", "multiply"))
 def multiply(call: Call) -> Value:
     """Zero where either operand is zero."""
     return _together(call, _operands(call), lambda sets: set.intersection(*sets))
 
 
-@rule(*overloads("div", "true_divide", "floor_divide", "fmod", "remainder"))
+@rule(*overloads("div", "divide", "true_divide", "floor_divide", "fmod", "remainder"))
 def divide(call: Call) -> Value:
     """Zero where the dividend is zero; a divisor that vanishes forbids the cut."""
     operands = _operands(call)
@@ -142,7 +172,7 @@ def divide(call: Call) -> Value:
     return _together(call, operands, lambda sets: sets[0])
 
 
-@rule(*overloads("pow"))
+@rule(*overloads("pow", "float_power"))
 def power(call: Call) -> Value:
     """x ** y: zero stays zero under a positive number."""
     base, exponent = _operands(call)
@@ -152,6 +182,60 @@ def power(call: Call) -> Value:
     if isinstance(base, Value) and not (isinstance(exponent, (int, float)) and exponent == 0):
         call.divide(base)
     return out.new(alive=axes_of(out.dims))
+
+
+@rule(*overloads("lerp"))
+def interpolate(call: Call) -> Value:
+    """self + weight · (end - self): zero where both ends are zero."""
+    operands = [_operand(call, name) for name in ("self", "end", "weight")]
+    return _together(call, operands, lambda sets: sets[0] | sets[1])
+
+
+@rule(*overloads("addcmul"))
+def add_product(call: Call) -> Value:
+    """self + value · tensor1 · tensor2: zero where self and either factor are zero."""
+    operands = [_operand(call, name) for name in ("self", "tensor1", "tensor2")]
+    return _together(call, operands, lambda sets: sets[0] | (sets[1] & sets[2]))
+
+
+@rule(*overloads("addcdiv"))
+def add_quotient(call: Call) -> Value:
+    """self + value · tensor1 / tensor2; a divisor that vanishes forbids the cut."""
+    operands = [_operand(call, name) for name in ("self", "tensor1", "tensor2")]
+    call.divide(call.value("tensor2"))
+    return _together(call, operands, lambda sets: sets[0] | sets[1])
+
+
+@rule(*overloads("copysign", "xlogy", "special_xlogy", "special_xlog1py"))
+def as_first(call: Call) -> Value:
+    """Zero where the first operand is zero."""
+    return _together(call, _operands(call), lambda sets: sets[0])
+
+
+@rule(aten.bucketize.Tensor)
+def bucketize(call: Call) -> Value:
+    """The number of the interval between fixed borders."""
+    x = call.value("self")
+    call.freeze(call.value("boundaries").dims, "its positions are borders of intervals")
+    return x.new(alive=axes_of(x.dims))
+
+
+@rule(aten.isin.Tensor_Tensor)
+def is_among(call: Call) -> Value:
+    """Whether every number is one of a set."""
+    x = call.value("elements")
+    call.freeze(call.value("test_elements").dims, "every number is compared with all of these")
+    return x.new(alive=axes_of(x.dims))
+
+
+@rule(aten.searchsorted.Tensor)
+def searchsorted(call: Call) -> Value:
+    """The number of the interval between borders that are the same for all."""
+    x, borders = call.value("self"), call.value("sorted_sequence")
+    if len(borders.dims) != 1:
+        raise MisfitError("every row has borders of its own")
+    call.freeze(borders.dims, "its positions are borders of intervals")
+    return x.new(alive=axes_of(x.dims))
 
 
 @rule(aten.where.self, aten.where.ScalarSelf, aten.where.ScalarOther, aten.where.Scalar)
@@ -201,14 +285,14 @@ def _operand(call: Call, name: str) -> Value | float:
 
 
 def _operands(call: Call) -> list[Value | float]:
-    names = ["self", "exponent"] if "exponent" in call.arguments else ["self", "other"]
-    return [_operand(call, name) for name in names]
+    return [_operand(call, name) for name in list(call.arguments)[:2]]
 
 
 def _together(call: Call, operands: Sequence[Value | float], alive: Callable[[list[set[Axis]]], set[Axis]]) -> Value:
     """Broadcast and unify. `alive` combines, for every operand, the axes along which it does not vanish."""
     shape = call.shape
-    dims = _broadcast(call, [v for v in operands if isinstance(v, Value)], shape)
+    values = [operand for operand in operands if isinstance(operand, Value)]
+    dims = broadcast(call, values, shape)
     everything = axes_of(dims)
     sets = []
     for operand in operands:
@@ -218,10 +302,19 @@ def _together(call: Call, operands: Sequence[Value | float], alive: Callable[[li
             sets.append(atoms(operand.alive) | axes_of(stretched))
         else:
             sets.append(set() if operand == 0 else set(everything))
-    return Value(dims, alive(sets))
+    main = _main(values, shape)
+    return Value(dims, alive(sets), () if main is None else main.origin)
 
 
-def _broadcast(call: Call, values: Sequence[Value], shape: Sequence[int]) -> tuple[Dim, ...]:
+def _main(values: Sequence[Value], shape: Sequence[int]) -> Value | None:
+    """Of constants the one that a computed weight stands for: as large as the result, a parameter before a buffer."""
+    if not all(value.const for value in values):
+        return None
+    whole = [value for value in values if value.origin and list(map(size, value.dims)) == list(shape)]
+    return min(whole, key=lambda value: bool(value.alive), default=None)
+
+
+def broadcast(call: Call, values: Sequence[Value], shape: Sequence[int]) -> tuple[Dim, ...]:
     """The output dimensions of values that broadcast to `shape`, unified where they meet."""
     out: list[Dim] = []
     for i, n in enumerate(shape):
@@ -232,8 +325,10 @@ def _broadcast(call: Call, values: Sequence[Value], shape: Sequence[int]) -> tup
         for dim in meeting[1:]:
             call.unify(meeting[0], dim)
         out.append(meeting[0])
+    main = _main(values, shape)
     for value in values:
-        _roles(call, value)
+        if value is not main:
+            _roles(call, value)
     return tuple(out)
 
 

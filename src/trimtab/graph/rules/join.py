@@ -19,7 +19,20 @@ def cat(call: Call) -> Value:
     values = [value for value in values if len(value.dims) == rank]
     if sum(size(value.dims[call.axis("dim", rank)]) for value in values) != call.shape[call.axis("dim", rank)]:
         raise MisfitError("a concatenation skips a tensor")
-    at = call.axis("dim", rank)
+    return _joined(call, values, call.axis("dim", rank))
+
+
+@rule(aten.vstack.default, aten.row_stack.default, aten.hstack.default, aten.dstack.default, aten.column_stack.default)
+def stack_along(call: Call) -> Value:
+    """Segments along dimension 0, 1 or 2. Raises: MisfitError for tensors that lack it."""
+    values = call.list("tensors")
+    at = 0 if "vstack" in call.operator or "row_stack" in call.operator else 2 if "dstack" in call.operator else 1
+    if any(len(value.dims) <= max(at, 1) for value in values):
+        raise MisfitError("vectors are stacked")
+    return _joined(call, values, at)
+
+
+def _joined(call: Call, values: list[Value], at: int) -> Value:
     for value in values[1:]:
         for i, (mine, first) in enumerate(zip(value.dims, values[0].dims, strict=True)):
             if i != at:
@@ -51,8 +64,8 @@ def pad(call: Call) -> Value:
     if call.arguments.get("mode", "constant") != "constant":
         return _mirror(call, x)
     pads = call.raw("pad")
-    if any(not isinstance(n, int) or n < 0 for n in pads):
-        raise MisfitError("padding is computed or negative")
+    if any(not isinstance(n, int) for n in pads):
+        raise MisfitError("padding is computed")
     dims, around = list(x.dims), {}
     for i in range(len(pads) // 2):
         at = len(dims) - 1 - i
@@ -62,6 +75,8 @@ def pad(call: Call) -> Value:
         if not is_free(dims[at]):
             dims[at] = call.constant(call.shape[at])
             continue
+        if low < 0 or high < 0:
+            raise MisfitError("padding is negative")
         segments = [call.fresh(n) if n else None for n in (low, high)]
         around[i] = segments
         parts = [segments[0], dims[at], segments[1]]
@@ -88,8 +103,10 @@ def _emit_pads(call: Call, around: dict[int, list[Dim | None]]) -> None:
 @rule(
     aten.reflection_pad1d.default,
     aten.reflection_pad2d.default,
+    aten.reflection_pad3d.default,
     aten.replication_pad1d.default,
     aten.replication_pad2d.default,
+    aten.replication_pad3d.default,
 )
 def mirror_pad(call: Call) -> Value:
     """Padding by neighbours."""

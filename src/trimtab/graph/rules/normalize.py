@@ -1,4 +1,4 @@
-"""Normalizations by the statistics of the input itself: layer, group, instance and RMS norm."""
+"""Normalizations by the statistics of the input itself: layer, group, instance and RMS norm, softmax."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,9 @@ from torch.fx import Node
 
 from trimtab.graph.axes import Axis, Dim, cut_right, size
 from trimtab.graph.kept import Kept
+from trimtab.graph.modes import always_on
 from trimtab.graph.rules.contract import NOT_ZERO
+from trimtab.graph.rules.elementwise import overloads
 from trimtab.graph.rules.table import rule
 from trimtab.graph.sizes import emit_sizes, scale_output
 from trimtab.graph.values import Call, OverKept, Value, atoms, axes_of, set_argument
@@ -15,6 +17,19 @@ from trimtab.graph.values import Call, OverKept, Value, atoms, axes_of, set_argu
 aten = torch.ops.aten
 
 OVER_UNITS = "mean and variance are taken over its units, and removed ones cannot be made to count as if they were zero"
+
+
+EXPONENTIALS = "all of its units share one sum of exponentials, to which a unit that is zero would still add"
+
+
+@rule(*overloads("softmax", "log_softmax"), aten._softmax.default, aten._log_softmax.default)
+def softmax(call: Call) -> Value:
+    """Over a cut axis the kept units share what the removed ones leave: not exact."""
+    x, name = call.value(next(iter(call.arguments))), next(iter(call.arguments))
+    mixed = x.dims[call.axis("dim", len(x.dims))]
+    call.inexact([mixed], EXPONENTIALS)
+    call.facts.over_kept[call.node] = OverKept((mixed,), {name: x.dims}, x.dims, lambda node, kept: None)
+    return Value(x.dims, axes_of(x.dims) - axes_of([mixed]))
 
 
 @rule(aten.layer_norm.default)
@@ -25,7 +40,7 @@ def layer_norm(call: Call) -> Value:
     lead, tail = x.dims[:first], x.dims[first:]
     _affine(call, tail)
     emit_sizes(call, "normalized_shape", tail)
-    _mix(call, x, tail)
+    mix(call, x, tail)
     return Value(x.dims, _alive(call, x, (lead, tail), axes_of(tail)))
 
 
@@ -42,7 +57,7 @@ def group_norm(call: Call) -> Value:
         set_argument(node, "num_groups", kept.size(outer))
 
     call.fix(fix)
-    _mix(call, x, [inner, *space])
+    mix(call, x, [inner, *space])
     return Value(x.dims, _alive(call, x, ((*batch, *space), (channels,)), axes_of([inner])))
 
 
@@ -52,8 +67,8 @@ def instance_norm(call: Call) -> Value:
     x = call.value("input")
     batch, channels, space = x.dims[:1], x.dims[1], x.dims[2:]
     _affine(call, [channels], ("weight", "bias", "running_mean", "running_var"))
-    _mix(call, x, space)
-    stored = set() if call.raw("use_input_stats") else axes_of([channels])
+    mix(call, x, space)
+    stored = set() if always_on(call, "use_input_stats") else axes_of([channels])
     return Value(x.dims, _alive(call, x, ((*batch, *space), (channels,)), stored))
 
 
@@ -110,7 +125,7 @@ def _alive(call: Call, x: Value, dims: tuple[Sequence[Dim], Sequence[Dim]], mixe
     return (alive & (apart | affine)) | mixed
 
 
-def _mix(call: Call, x: Value, mixed: Sequence[Dim]) -> None:
+def mix(call: Call, x: Value, mixed: Sequence[Dim]) -> None:
     """State that a cut along `mixed` is not exact, and what its proof needs. All fixes must be registered before."""
     call.inexact(mixed, OVER_UNITS)
     tensors = {"input": x.dims}

@@ -11,19 +11,21 @@ from trimtab.graph.values import Call, Value, axes_of, bind, set_argument
 aten = torch.ops.aten
 
 
-@rule(aten.repeat.default)
+@rule(aten.repeat.default, aten.tile.default)
 def repeat(call: Call) -> Value:
     """Whole dimensions one after another: [C] repeated r times is [r, C] in one dimension."""
     x = call.value("self")
-    times = call.raw("repeats")
+    name = "repeats" if "repeats" in call.arguments else "dims"
+    times = [1] * (len(call.shape) - len(call.raw(name))) + list(call.raw(name))
     padded = ((),) * (len(times) - len(x.dims)) + x.dims
     outer = [_times(call, raw, n // max(size(dim), 1)) for raw, n, dim in zip(times, call.shape, padded, strict=True)]
 
     def fix(node: Node, kept: Kept) -> None:
-        old = bind(node)["repeats"]
-        new = [kept.size(dim) if kept.changed(dim) else item for item, dim in zip(old, outer, strict=True)]
-        if new != list(old):
-            set_argument(node, "repeats", new)
+        old = list(bind(node)[name])
+        named = outer[len(outer) - len(old) :]
+        new = [kept.size(dim) if kept.changed(dim) else item for item, dim in zip(old, named, strict=True)]
+        if new != old:
+            set_argument(node, name, new)
 
     call.fix(fix)
     return x.new([(*factor, *dim) for factor, dim in zip(outer, padded, strict=True)], alive=axes_of(outer))

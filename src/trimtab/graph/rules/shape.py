@@ -7,11 +7,14 @@ from torch.fx import Node
 
 from trimtab.graph.axes import Axis, Dim, MisfitError, coalesce, cut_right, size
 from trimtab.graph.kept import Kept
+from trimtab.graph.rules.elementwise import broadcast
 from trimtab.graph.rules.table import rule
 from trimtab.graph.sizes import emit_sizes
-from trimtab.graph.values import Call, Value, axes_of, bind
+from trimtab.graph.values import Call, Origin, Value, axes_of, bind
 
 aten = torch.ops.aten
+
+DIAGONAL = "a diagonal counts the positions of this dimension"
 
 
 @rule(
@@ -41,7 +44,29 @@ def view(call: Call) -> Value:
     x = call.value("self")
     dims = regroup(call, x.dims, call.shape)
     emit_sizes(call, "shape" if "shape" in call.arguments else "size", dims)
-    return x.view(dims)
+    out = x.view(dims)
+    out.origin = _same_in_front(x, dims)
+    return out
+
+
+def _same_in_front(x: Value, dims: Sequence[Dim]) -> tuple[Origin | None, ...]:
+    """The origins of the leading dimensions that a view leaves as they are."""
+    found: list[Origin | None] = [None] * len(dims)
+    for i, (origin, mine, theirs) in enumerate(zip(x.origin, x.dims, dims, strict=False)):
+        if size(mine) != size(theirs):
+            break
+        found[i] = origin
+    return tuple(found)
+
+
+@rule(aten.atleast_1d.default, aten.atleast_2d.default, aten.atleast_3d.default)
+def at_least(call: Call) -> Value:
+    """Dimensions of size 1 are added: in front, and for the third one behind."""
+    x = call.value("self")
+    missing = len(call.shape) - len(x.dims)
+    behind = 1 if missing and "3d" in call.operator else 0
+    behind = behind if x.dims else 0
+    return x.view([*((),) * (missing - behind), *x.dims, *((),) * behind])
 
 
 @rule(aten.view_as.default, aten.reshape_as.default)
@@ -62,7 +87,17 @@ def flatten(call: Call) -> Value:
         return x.view([()])
     start, end = call.axis("start_dim", len(x.dims)), call.axis("end_dim", len(x.dims))
     joined = tuple(axis for dim in x.dims[start : end + 1] for axis in dim)
-    return x.view([*x.dims[:start], joined, *x.dims[end + 1 :]])
+    origin = (*x.origin[:start], None, *x.origin[end + 1 :]) if x.origin and end > start else x.origin
+    out = x.view([*x.dims[:start], joined, *x.dims[end + 1 :]])
+    out.origin = origin
+    return out
+
+
+@rule(aten.ravel.default)
+def ravel(call: Call) -> Value:
+    """All dimensions become one."""
+    x = call.value("self")
+    return x.view([tuple(axis for dim in x.dims for axis in dim)])
 
 
 @rule(aten.unflatten.int)
@@ -107,7 +142,7 @@ def transpose(call: Call) -> Value:
     return _ordered(x, order)
 
 
-@rule(aten.movedim.int, aten.movedim.intlist)
+@rule(aten.movedim.int, aten.movedim.intlist, aten.moveaxis.int, aten.moveaxis.intlist)
 def movedim(call: Call) -> Value:
     """Dimensions at `source` move to `destination`; the others keep their order."""
     x = call.value("self")
@@ -120,7 +155,7 @@ def movedim(call: Call) -> Value:
     return _ordered(x, [moved[d] if d in moved else next(others) for d in range(len(x.dims))])
 
 
-@rule(aten.mT.default)
+@rule(aten.mT.default, aten.adjoint.default, aten.mH.default)
 def matrices_transposed(call: Call) -> Value:
     """The last two dimensions change places."""
     x = call.value("self")
@@ -178,7 +213,7 @@ def unsqueeze(call: Call) -> Value:
     return Value((*x.dims[:at], (), *x.dims[at:]), x.alive, origin)
 
 
-@rule(aten.expand.default)
+@rule(aten.expand.default, aten.broadcast_to.default)
 def expand(call: Call) -> Value:
     """Dimensions of size 1 are repeated to written-out sizes, which follow a cut."""
     x = call.value("self")
@@ -193,6 +228,19 @@ def expand(call: Call) -> Value:
         stretched.append(dims[-1])
     emit_sizes(call, "size", dims)
     return _stretched(x, dims, axes_of(stretched))
+
+
+@rule(aten.broadcast_tensors.default)
+def broadcast_tensors(call: Call) -> list[Value]:
+    """Dimensions of size 1 are repeated like each other's."""
+    values = call.list("tensors")
+    dims = broadcast(call, values, call.shape)
+    out = []
+    for value in values:
+        padded = ((),) * (len(dims) - len(value.dims)) + value.dims
+        repeated = [dim for dim, mine in zip(dims, padded, strict=True) if size(dim) != size(mine)]
+        out.append(_stretched(value, dims, axes_of(repeated)))
+    return out
 
 
 @rule(aten.expand_as.default)
@@ -213,3 +261,34 @@ def _stretched(x: Value, dims: Sequence[Dim], alive: set[Axis]) -> Value:
     if alive:
         return x.new(dims, alive=alive)
     return x.view(dims)
+
+
+@rule(aten.diagonal.default)
+def diagonal(call: Call) -> Value:
+    """A diagonal of two dimensions, as a new last one."""
+    x = call.value("self")
+    pair = [call.axis(name, len(x.dims)) for name in ("dim1", "dim2")]
+    call.freeze([x.dims[i] for i in pair], DIAGONAL)
+    return x.view([*(dim for i, dim in enumerate(x.dims) if i not in pair), call.constant(call.shape[-1])])
+
+
+@rule(aten.diag.default)
+def diag(call: Call) -> Value:
+    """The diagonal matrix of a vector, which is cut with it, or the diagonal of a matrix."""
+    x = call.value("self")
+    if len(x.dims) == 1 and not call.raw("diagonal"):
+        return x.new([x.dims[0], x.dims[0]])
+    call.freeze(x.dims, DIAGONAL)
+    return x.new([call.constant(n) for n in call.shape])
+
+
+@rule(aten.diag_embed.default)
+def diag_embed(call: Call) -> Value:
+    """The last dimension on the diagonal of two new ones, which are cut with it where nothing is shifted."""
+    x = call.value("self")
+    if call.raw("offset"):
+        call.freeze(x.dims[-1:], DIAGONAL)
+    pair = [call.axis(name, len(call.shape)) for name in ("dim1", "dim2")]
+    new = call.constant(call.shape[pair[0]], DIAGONAL) if call.raw("offset") else x.dims[-1]
+    lead = iter(x.dims[:-1])
+    return x.new([new if i in pair else next(lead) for i in range(len(call.shape))])

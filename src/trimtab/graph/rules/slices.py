@@ -25,17 +25,18 @@ def slice_(call: Call) -> Value:
         return _replaced(x, at, call.constant(call.shape[at]))
     if call.integer("step") != 1:
         return _strided(call, x, at)
-    start = _border(call.raw("start"), n, 0)
-    end = max(_border(call.raw("end"), n, n), start)
+    start = border(call.raw("start"), n, 0)
+    end = max(border(call.raw("end"), n, n), start)
     before, part, _ = split(x.dims[at], [start, end - start, n - end], call.why("a slice falls across factors"))
-    _emit_borders(call, before, part, x.dims[at])
+    call.alone(x.dims[at], part)
+    emit_borders(call, before, part, x.dims[at])
     return _replaced(x, at, part)
 
 
 def _strided(call: Call, x: Value, at: int) -> Value:
     """Every so many positions: one of each inner factor, where the factors fit and the slice runs to the end."""
     n, step = size(x.dims[at]), call.integer("step")
-    start = _border(call.raw("start"), n, 0)
+    start = border(call.raw("start"), n, 0)
     if n % step or start >= step or not _whole(call, n) or call.shape[at] != n // step:
         call.freeze([x.dims[at]], "a slice takes every so many positions of this dimension")
         return _replaced(x, at, call.constant(call.shape[at]))
@@ -49,7 +50,8 @@ def _whole(call: Call, n: int) -> bool:
     return end is None or not isinstance(end, int) or end >= n
 
 
-def _border(raw: object, n: int, default: int) -> int:
+def border(raw: object, n: int, default: int) -> int:
+    """A written-out border as a position from 0 to n. Raises: MisfitError when it is computed."""
     if raw is None:
         return default
     if not isinstance(raw, int):
@@ -57,13 +59,15 @@ def _border(raw: object, n: int, default: int) -> int:
     return min(max(raw + n if raw < 0 else raw, 0), n)
 
 
-def _emit_borders(call: Call, before: Dim, part: Dim, whole: Dim) -> None:
+def emit_borders(call: Call, before: Dim, part: Dim, whole: Dim) -> None:
+    """Write `start` and `end` anew for the run `part` of a dimension, which stands behind `before`."""
+
     def fix(node: Node, kept: Kept) -> None:
         given, n = bind(node), kept.size(whole)
         start, end = kept.size(before), kept.size(before) + kept.size(part)
-        if start != _border(given["start"], n, 0):
+        if start != border(given["start"], n, 0):
             set_argument(node, "start", start)
-        if end != _border(given["end"], n, n):
+        if end != border(given["end"], n, n):
             set_argument(node, "end", end)
 
     call.fix(fix)
@@ -73,13 +77,13 @@ def _replaced(x: Value, at: int, dim: Dim) -> Value:
     return x.view([*x.dims[:at], dim, *x.dims[at + 1 :]])
 
 
-@rule(aten.narrow.default)
+@rule(aten.narrow.default, aten.narrow_copy.default)
 def narrow(call: Call) -> Value:
     """x[start : start + length] along one dimension."""
     x = call.value("self")
     at = call.axis("dim", len(x.dims))
     n, length = size(x.dims[at]), call.integer("length")
-    start = _border(call.raw("start"), n, 0)
+    start = border(call.raw("start"), n, 0)
     before, part, _ = split(x.dims[at], [start, length, n - start - length], call.why("a slice falls across factors"))
 
     def fix(node: Node, kept: Kept) -> None:
@@ -104,6 +108,7 @@ def select(call: Call) -> Value:
     why = call.why("one position is selected across factors")
     before, one, _ = split(dim, [index, 1, size(dim) - index - 1], why)
     call.freeze([one], "one position of this dimension is selected")
+    call.alone(dim, one)
 
     def fix(node: Node, kept: Kept) -> None:
         if kept.changed(dim):
@@ -119,24 +124,51 @@ def split_with_sizes(call: Call) -> list[Value]:
     return _split(call, "split_sizes" if "split_sizes" in call.arguments else "split_size")
 
 
-@rule(aten.split.Tensor, aten.chunk.default, aten.tensor_split.sections)
+@rule(
+    aten.split.Tensor,
+    aten.chunk.default,
+    aten.unsafe_split.Tensor,
+    aten.unsafe_chunk.default,
+    aten.tensor_split.sections,
+    aten.tensor_split.indices,
+)
 def chunk(call: Call) -> list[Value]:
-    """Runs of equal sizes, which become runs of written-out sizes when a cut makes them unequal."""
+    """Runs of equal sizes or between borders, which become runs of written-out sizes when a cut changes them."""
     return _split(call, None)
 
 
-def _split(call: Call, name: str | None) -> list[Value]:
+@rule(aten.hsplit.int, aten.hsplit.array)
+def hsplit(call: Call) -> list[Value]:
+    """Runs of dimension 1, or of the only one."""
+    return _split(call, None, 1 if len(call.value("self").dims) > 1 else 0)
+
+
+@rule(aten.vsplit.int, aten.vsplit.array)
+def vsplit(call: Call) -> list[Value]:
+    """Runs of dimension 0."""
+    return _split(call, None, 0)
+
+
+@rule(aten.dsplit.int, aten.dsplit.array)
+def dsplit(call: Call) -> list[Value]:
+    """Runs of dimension 2."""
+    return _split(call, None, 2)
+
+
+def _split(call: Call, name: str | None, along: int | None = None) -> list[Value]:
     x = call.value("self")
-    at = call.axis("dim", len(x.dims))
+    at = call.axis("dim", len(x.dims)) if along is None else along
     sizes = [shape[at] for shape in call.shapes]
     if not is_free(x.dims[at]):
         return [_replaced(x, at, call.constant(n)) for n in sizes]
     parts = split(x.dims[at], sizes, call.why("a split falls across factors"))
-    call.fix(_emit_split(parts, name))
+    for part in parts:
+        call.alone(x.dims[at], part)
+    call.fix(_emit_split(parts, name, at))
     return [_replaced(x, at, part) for part in parts]
 
 
-def _emit_split(parts: Sequence[Dim], name: str | None) -> Fix:
+def _emit_split(parts: Sequence[Dim], name: str | None, at: int) -> Fix:
     def fix(node: Node, kept: Kept) -> None:
         sizes = [kept.size(part) for part in parts]
         if sizes == [size(part) for part in parts]:
@@ -146,7 +178,7 @@ def _emit_split(parts: Sequence[Dim], name: str | None) -> Fix:
             return
         given = bind(node)
         node.target = aten.split_with_sizes.default
-        node.args, node.kwargs = (given["self"], sizes, given["dim"]), {}
+        node.args, node.kwargs = (given["self"], sizes, at), {}
 
     return fix
 

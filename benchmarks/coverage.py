@@ -20,7 +20,7 @@ from zoo import FAMILIES, networks
 PROTOCOL = """\
 Random weights (seed 0) drawn so that half of the units carry the signal through; Plan.uniform(keep=0.5): every
 dimension keeps half of its units, evenly spread. captured: by trimtab, through torch.export with a free batch.
-max_abs_diff: cut against masked network, float64, five random rows, largest difference relative to max(1, |reference|).
+max_abs_diff: cut against masked network, float64, five random rows, relative to the largest output (or to 1).
 Where a norm runs over a cut axis (exact: false) the reference takes the kept units' statistics, and nothing else may
 differ. response: how much outputs differ between inputs, relative to the largest; near 0 a proof would show nothing.
 own seconds: capture without torch.export, analysis and cut, on two threads. Peak memory is that of the process.
@@ -79,7 +79,9 @@ def cover(console: Console, quick: bool) -> list[dict[str, Any]]:
             row.get("error")
             or f"{row['parameters_left']:.3f} of the parameters left, differs by {row['max_abs_diff']:.1e}"
         )
-        console.print(f"{i + 1}/{len(todo)} {family} {name}: {said} ({left / 60:.0f} min left)", highlight=False)
+        console.print(
+            f"{i + 1}/{len(todo)} {family} {name}: {said} ({left / 60:.0f} min left)", highlight=False, soft_wrap=True
+        )
     return rows
 
 

@@ -24,7 +24,7 @@ _REMEDY = "compute the size from the tensors there, or go on with the Network, w
 _CASTS = {torch.ops.aten.to.dtype, torch.ops.aten._to_copy.default, torch.ops.aten.to.dtype_layout}
 _NARROW = {torch.float32, torch.float16, torch.bfloat16}
 _TOLERANCE_OF_CASTS = 1e-4
-"""Largest difference, relative to max(1, |reference|), for a class that casts to float32 or less on the way."""
+"""Largest difference, relative to the largest output or 1, for a class that casts to float32 or less on the way."""
 
 
 def transplant(network: Network, model: nn.Module) -> nn.Module:

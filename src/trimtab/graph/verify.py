@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -18,15 +19,16 @@ from trimtab.graph.surgery import cut, masks
 from trimtab.tasks.task import Inputs, call
 
 TOLERANCE = 1e-9
-"""Largest difference that float64 rounding explains, relative to max(1, |reference|)."""
+"""Largest difference that float64 rounding explains, relative to the largest output or 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
     """`exact` when cut and masked network agree to rounding; else `reason`.
 
-    `max_abs_diff` is the largest difference over `outputs` compared numbers, relative to max(1, |reference|). A layer
-    or group norm over a cut axis cannot equal the masked one: there the reference takes statistics of kept units only.
+    `max_abs_diff` is the largest difference over `outputs` compared numbers, relative to the largest |reference| of its
+    tensor, or to 1 if that is less. A layer or group norm over a cut axis cannot equal the masked one: there the
+    reference takes statistics of kept units only.
     """
 
     exact: bool
@@ -81,13 +83,18 @@ def fresh_inputs(network: Network) -> Inputs:
 
 
 def compare(output: Any, reference: Any) -> tuple[float, int]:
-    """(largest difference relative to max(1, |reference|), numbers compared) over all tensors of nested outputs."""
+    """(largest difference, numbers compared) over all tensors of nested outputs.
+
+    A difference is relative to the largest finite |reference| of its tensor, or to 1 if that is less.
+    """
     worst, count = 0.0, 0
     pairs = zip(pytree.tree_leaves(output), pytree.tree_leaves(reference), strict=True)
     for a, b in pairs:
         if not isinstance(b, Tensor) or not b.numel():
             continue
-        difference = (a.double() - b.double()).abs() / b.double().abs().clamp(min=1)
-        worst = max(worst, float(difference.nan_to_num(nan=float("inf")).max()))
+        a, b = a.double(), b.double()
+        scale = b.abs().nan_to_num(posinf=0.0).max().clamp(min=1)
+        difference = torch.where(a == b, 0.0, (a - b).abs() / scale)
+        worst = max(worst, float(difference.nan_to_num(nan=inf, posinf=inf).max()))
         count += b.numel()
     return worst, count

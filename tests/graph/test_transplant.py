@@ -23,7 +23,7 @@ from graph_nets import (
 from torch import Tensor, nn
 
 from trimtab.errors import ConfigError
-from trimtab.graph import Network, capture, cut, transplant
+from trimtab.graph import Network, capture, cut, remove, transplant
 from trimtab.plan import Plan
 from trimtab.tasks.task import call
 
@@ -267,3 +267,12 @@ def test_a_wrong_weight_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     with pytest.raises(ConfigError, match="differ by"):
         transplant(halves(capture(model, torch.randn(3, 4))), model)
+
+
+def test_a_removed_branch_is_named() -> None:
+    model = CifarResNet(14, (4, 8, 8))
+    randomize(model)
+    network = capture(model, IMAGE)
+    branch = network.branches[0]
+    with pytest.raises(ConfigError, match=rf"still has the branch of '{branch.parameters[0]}', which was removed"):
+        transplant(remove(network, [branch.name]), model)

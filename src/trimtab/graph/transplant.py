@@ -218,11 +218,23 @@ def _prove(network: Network, model: nn.Module, result: nn.Module) -> None:
     ]
     difference = compare(output, expected)[0] if shapes[0] == shapes[1] else float("inf")
     if not difference <= (_TOLERANCE_OF_CASTS if casts else TOLERANCE):
+        _refuse_removed(network, model)
         where = _written_out(network, model, None) or type(model).__name__
         what = f"differ by {difference:.3g}" if shapes[0] == shapes[1] else f"have shapes {shapes[0]}, not {shapes[1]}"
         raise ConfigError(
             f"{where}: the class has a size written into its code, its outputs with the cut weights {what}; {_REMEDY}"
         )
+
+
+def _refuse_removed(network: Network, model: nn.Module) -> None:
+    """Raises: ConfigError when the class computes with a parameter that the network has no more."""
+    there = dict(network.named_parameters())
+    for name, _ in capture(model, network.example).named_parameters():
+        if name not in there:
+            raise ConfigError(
+                f"transplant: {type(model).__name__} still has the branch of {name!r}, which was removed from the "
+                "network; take it out of the class, or go on with the Network, which runs, saves and exports as it is"
+            )
 
 
 def _casts(network: Network) -> bool:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 
-from trimtab.graph.branches import find_branches
-from trimtab.graph.dominance import PostDominators
+from trimtab.graph.depth.branches import find_branches
+from trimtab.graph.depth.dominance import PostDominators
 
 
 @settings(max_examples=60, deadline=None)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.graph import Network, capture, load
-from trimtab.graph.stored import MOST_CHARACTERS, MOST_VALUES
+from trimtab.graph.storage.stored import MOST_CHARACTERS, MOST_VALUES
 
 HUGE = 10**9
 SECONDS, BYTES = 2.0, 200 * 2**20

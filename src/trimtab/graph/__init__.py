@@ -1,16 +1,16 @@
 """Capture, axes, channel groups, surgery and its proof."""
 
-from trimtab.graph.branches import Branch as Branch
-from trimtab.graph.capture import capture as capture
-from trimtab.graph.depth import remove as remove
-from trimtab.graph.depth import without as without
+from trimtab.graph.capture.export import capture as capture
+from trimtab.graph.depth.branches import Branch as Branch
+from trimtab.graph.depth.removal import remove as remove
+from trimtab.graph.depth.removal import without as without
 from trimtab.graph.groups import ChannelGroup as ChannelGroup
 from trimtab.graph.groups import Frozen as Frozen
 from trimtab.graph.groups import ParamDim as ParamDim
 from trimtab.graph.layers import Layer as Layer
 from trimtab.graph.network import Network as Network
-from trimtab.graph.save import load as load
-from trimtab.graph.save import save as save
+from trimtab.graph.storage.save import load as load
+from trimtab.graph.storage.save import save as save
 from trimtab.graph.surgery import cut as cut
 from trimtab.graph.transplant import transplant as transplant
 from trimtab.graph.verify import Verification as Verification

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 from trimtab.errors import PlanError
 from trimtab.graph.analysis import Analysis, analyse, attribute, tensor_names
 from trimtab.graph.axes import Dim, Freeze, constant
-from trimtab.graph.branches import Branch, find_branches
 from trimtab.graph.copying import copy_module
+from trimtab.graph.depth.branches import Branch, find_branches
 from trimtab.graph.fingerprint import fingerprint
 from trimtab.graph.groups import ChannelGroup, Frozen, ParamDim, Terms, find_groups, terms_of, units_of
 from trimtab.graph.layers import Layer, find_layers
@@ -175,7 +175,7 @@ class Network:
 
     def save(self, path: str | Path) -> None:
         """Write the network to one safetensors file that `trimtab.load` reads without the user's source."""
-        from trimtab.graph.save import save  # that module is made of networks
+        from trimtab.graph.storage.save import save  # that module is made of networks
 
         save(self, path)
 

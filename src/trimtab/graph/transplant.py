@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from trimtab.errors import CaptureError, ConfigError
 from trimtab.graph.analysis import attribute
-from trimtab.graph.capture import capture
+from trimtab.graph.capture.export import capture
 from trimtab.graph.double import doubled
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_error, of_node

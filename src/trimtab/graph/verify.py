@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from trimtab.graph.depth import silence, without
+from trimtab.graph.depth.removal import silence, without
 from trimtab.graph.double import doubled
 from trimtab.graph.groups import ChannelGroup
 from trimtab.graph.kept import Kept

@@ -15,13 +15,13 @@ from torch.utils import _pytree as pytree
 
 from trimtab.errors import CaptureError
 from trimtab.graph.analysis import attribute
-from trimtab.graph.checks import check_inputs, check_module, check_names, check_tensors, check_types, rows_of
+from trimtab.graph.capture.checks import check_inputs, check_module, check_names, check_tensors, check_types, rows_of
+from trimtab.graph.capture.inline import inline_regions
+from trimtab.graph.capture.masks import masks_to_positions
+from trimtab.graph.capture.recurrent import unstack_recurrent
 from trimtab.graph.copying import copy_module
-from trimtab.graph.inline import inline_regions
-from trimtab.graph.masks import masks_to_positions
 from trimtab.graph.modes import mark_switches
 from trimtab.graph.network import Network
-from trimtab.graph.recurrent import unstack_recurrent
 from trimtab.graph.source import of_error, of_node
 from trimtab.graph.unrolled import not_unrolled
 from trimtab.tasks.task import Inputs

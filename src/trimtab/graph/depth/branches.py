@@ -10,9 +10,9 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from trimtab.graph.analysis import attribute, tensor_names
-from trimtab.graph.dominance import PostDominators
+from trimtab.graph.depth.dominance import PostDominators
+from trimtab.graph.depth.memory import DROPOUTS, Memory
 from trimtab.graph.layers import find_layers
-from trimtab.graph.memory import DROPOUTS, Memory
 from trimtab.graph.values import bind
 
 aten = torch.ops.aten

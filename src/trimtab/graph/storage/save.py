@@ -19,14 +19,14 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from trimtab.errors import ConfigError, NumericsError, TrimtabError
-from trimtab.graph import stored
 from trimtab.graph.analysis import attribute
-from trimtab.graph.capture import quiet
-from trimtab.graph.guard import dry_run
+from trimtab.graph.capture.export import quiet
 from trimtab.graph.modes import MARK
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_node
-from trimtab.graph.stored import Stored, StoredExample, StoredNode, StoredTensor
+from trimtab.graph.storage import stored
+from trimtab.graph.storage.guard import dry_run
+from trimtab.graph.storage.stored import Stored, StoredExample, StoredNode, StoredTensor
 from trimtab.graph.values import bind
 from trimtab.run import atomic_write
 

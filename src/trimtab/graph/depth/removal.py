@@ -8,9 +8,9 @@ from torch import Tensor, fx
 from torch.fx import Node
 
 from trimtab.graph.analysis import attribute
-from trimtab.graph.branches import Branch
 from trimtab.graph.copying import copy_module
-from trimtab.graph.memory import Memory
+from trimtab.graph.depth.branches import Branch
+from trimtab.graph.depth.memory import Memory
 from trimtab.graph.network import Network
 from trimtab.graph.values import bind, set_argument
 

@@ -1,0 +1,1 @@
+"""Depth: residual branches, found from the graph and removed whole."""

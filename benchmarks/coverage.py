@@ -39,7 +39,6 @@ ROOT = Path(__file__).parent
 TOLERANCE = 1e-9
 LIMIT_SECONDS = 1800.0
 PEER_LIMIT_SECONDS = 60.0
-RANDOM_NETWORKS = 1000
 
 
 def run(module: str, *arguments: str, limit_seconds: float = LIMIT_SECONDS) -> dict[str, Any]:
@@ -137,15 +136,6 @@ def large() -> list[Claim]:
     ]
 
 
-def random_networks(count: int) -> list[Claim]:
-    """Random networks, each cut at random widths."""
-    row = run("zoo.random_networks", str(count), limit_seconds=2 * LIMIT_SECONDS)
-    return [
-        Claim("random networks proved", count, row.get("proved", 0), "networks", at_least=True),
-        Claim("random networks: largest difference", TOLERANCE, row.get("max_abs_diff", float("inf")), "relative"),
-    ]
-
-
 def main() -> None:
     options = harness.arguments(__doc__ or "")
     console = Console()
@@ -154,7 +144,6 @@ def main() -> None:
     if not options.quick:
         found += large()
         found += beside_torch_pruning(rows)
-    found += random_networks(RANDOM_NETWORKS // (50 if options.quick else 1))
     harness.finish(options, PROTOCOL, rows, found)
 
 

@@ -26,8 +26,8 @@ test: $(SETUP)-dev $(SETUP)-zoo
 # Every architecture: an hour and a half on two cores.
 zoo: $(SETUP)-dev $(SETUP)-zoo
 	mkdir -p benchmarks/results
-	for claim in coverage random_networks growth; do \
-		$(BIN)/python benchmarks/$$claim.py --json benchmarks/results/$$claim.json || exit 1; done
+	status=0; for claim in coverage random_networks growth; do \
+		$(BIN)/python benchmarks/$$claim.py --json benchmarks/results/$$claim.json || status=1; done; exit $$status
 
 bench: $(SETUP)-dev
 	mkdir -p benchmarks/results

@@ -16,7 +16,7 @@ from trimtab.graph import Network, verify
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "graph"))
 
-from random_nets import random_network  # noqa: E402  the generator that the tests draw from
+from random_nets import random_network
 
 PROTOCOL = """\
 Networks of seeds 0, 1, …: one to eight random moves (residuals, concatenations, splits, groups, attention, reshapes,

@@ -238,6 +238,13 @@ MIXED_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
         lambda: nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 4, 2, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 1)),
         [(3, 4, 4)],
     ),
+    # Inside, torch puts time before the batch.
+    "encoder layer": (
+        lambda: nn.Sequential(
+            nn.Linear(6, 8), nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), nn.Linear(8, 5)
+        ),
+        [(4, 6)],
+    ),
 }
 """Networks of which the runtime leaves some operators in float."""
 

@@ -16,6 +16,7 @@ class _Shapes(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(module)
         self.mode = mode
+        self.found: dict[Node, Any] = {}
 
     def run_node(self, n: Node) -> Any:
         if n.op == "call_module" and getattr(self.module.get_submodule(str(n.target)), "elementwise", False):
@@ -28,7 +29,7 @@ class _Shapes(fx.Interpreter):
         if isinstance(result, Tensor) and not isinstance(result, torch._subclasses.FakeTensor):
             result = self.mode.from_tensor(result, static_shapes=True)
         if n.op != "output":
-            n.meta["val"] = result
+            self.found[n] = result
         return result
 
 
@@ -36,4 +37,26 @@ def propagate(module: fx.GraphModule, example: Any) -> None:
     """Refresh `meta["val"]` of every node for the leaves of `example`, in the order of the graph's inputs."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         inputs = [mode.from_tensor(leaf, static_shapes=True) for leaf in pytree.tree_leaves(example)]
-        _Shapes(module, mode).run(*inputs, enable_io_processing=False)
+        shapes = _Shapes(module, mode)
+        shapes.run(*inputs, enable_io_processing=False)
+    for node, value in shapes.found.items():
+        node.meta["val"] = value
+
+
+def batch_dimensions(module: fx.GraphModule) -> dict[Node, int]:
+    """The dimension of every node's tensor that grows with the number of rows; where none or several do it is left out.
+
+    The graph's shapes are compared with those for two rows more.
+    """
+    values = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        inputs = [torch.empty((v.shape[0] + 2, *v.shape[1:]), dtype=v.dtype, device=v.device) for v in values]
+        shapes = _Shapes(module, mode)
+        shapes.run(*inputs, enable_io_processing=False)
+    found: dict[Node, int] = {}
+    for node, value in shapes.found.items():
+        before = node.meta.get("val")
+        if isinstance(value, Tensor) and isinstance(before, Tensor) and value.dim() == before.dim():
+            grown = [i for i, (a, b) in enumerate(zip(value.shape, before.shape, strict=True)) if a != b]
+            found |= {node: grown[0]} if len(grown) == 1 else {}
+    return found

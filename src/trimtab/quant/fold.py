@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Node
 from trimtab.errors import LoweringError
 from trimtab.graph.copying import copy_module
 from trimtab.graph.layers import OPERATORS as LAYERS
+from trimtab.graph.propagate import batch_dimensions
 from trimtab.graph.source import of_node
 from trimtab.graph.values import bind
 from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
@@ -47,6 +48,7 @@ def fold(module: GraphModule) -> GraphModule:
     """A folded copy of a fake-quantized graph in eval mode, on the CPU. Raises: NumericsError for an unknown range."""
     folded = copy_module(module).cpu()
     graph = folded.graph
+    batch = batch_dimensions(folded)
     _erase_dead(folded)
     for node in list(graph.nodes):
         if node.target in _VANISHING:
@@ -66,7 +68,7 @@ def fold(module: GraphModule) -> GraphModule:
             _fold_layer(folded, node)
     for node in list(graph.nodes):
         if node.target == aten.linear.default:
-            _flatten_rows(folded, node)
+            _flatten_rows(folded, node, batch.get(node, 0))
     _erase_dead(folded)
     return folded
 
@@ -233,8 +235,11 @@ def each(setting: Any, rank: int) -> list[int]:
     return numbers * rank if len(numbers) == 1 else numbers
 
 
-def _flatten_rows(module: GraphModule, node: Node) -> None:
-    """An integer linear layer over more dimensions reads and writes a matrix: runtimes have no other kernel."""
+def _flatten_rows(module: GraphModule, node: Node, batch: int) -> None:
+    """An integer linear layer over more dimensions reads and writes a matrix: runtimes have no other kernel.
+
+    Dimension `batch` of its output grows with the rows.
+    """
     weight, shape = node.args[1], node.meta["val"].shape
     if len(shape) == 2 or not isinstance(weight, Node) or weight.target != DEQUANTIZE:
         return
@@ -248,7 +253,7 @@ def _flatten_rows(module: GraphModule, node: Node) -> None:
         width = module.get_buffer(str(weight.args[0].target)).shape[1]  # type: ignore[union-attr]
         node.update_arg(0, module.graph.call_function(aten.reshape.default, (node.args[0], [-1, width])))
     with module.graph.inserting_after(last):
-        sizes = [-1, *(int(size) for size in shape[1:])]
+        sizes = [-1 if i == batch else int(size) for i, size in enumerate(shape)]
         restored = module.graph.call_function(aten.reshape.default, (last, sizes))
     restored.meta = described(last)
     last.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)

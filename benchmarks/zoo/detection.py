@@ -41,7 +41,8 @@ class Proposals(nn.Module):
 def parts(name: str) -> dict[str, tuple[nn.Module, Any]]:
     """The parts of a detector with an example each."""
     detector = torchvision.models.get_model(name, weights=None, weights_backbone=None)
-    images = torch.randn(ROWS, 3, 128, 128)
+    side = 300 if name.startswith("ssd300") else 128  # its last maps would be empty
+    images = torch.randn(ROWS, 3, side, side)
     if not hasattr(detector, "rpn"):
         return {"body": (OneStage(detector), images)}
     channels = detector.backbone.out_channels

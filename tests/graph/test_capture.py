@@ -1,6 +1,7 @@
 """Capture: the user's module is untouched, and what cannot be captured is named with its place."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -228,3 +229,22 @@ def test_no_grad_in_forward_is_captured() -> None:
     network = capture(model, torch.randn(2, 3))
     x = torch.randn(5, 3)
     assert torch.equal(network(x), model(x))
+
+
+class Auxiliary(nn.Module):
+    """A second head that only training reads, and a slice that nobody does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.second = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.body(x))
+        x[:, ::2].sum()
+        return (self.head(x), self.second(x)) if self.training else self.head(x)
+
+
+def test_what_no_output_depends_on_is_gone() -> None:
+    network = capture(Auxiliary(), torch.randn(3, 4))
+    assert [name for name, _ in network.named_parameters()] == ["body.weight", "body.bias", "head.weight", "head.bias"]
+    assert [(group.name, group.width) for group in network.groups] == [("body", 6)]

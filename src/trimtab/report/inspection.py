@@ -53,11 +53,15 @@ def inspection_tables(found: dict[str, Any]) -> Group:
             "width": group["width"],
             "channels a unit": group["unit_size"],
             "kept in multiples of": group["multiple_of"],
+            "at least": group["at_least"],
             "made by": _layers(group, "out"),
             "read by": _layers(group, "in"),
         }
         for group in found["groups"]
     ]
+    for column in ("channels a unit", "kept in multiples of", "at least"):
+        if all(row[column] == 1 for row in groups):
+            groups = [{key: value for key, value in row.items() if key != column} for row in groups]
     frozen = [
         {"axis": axis["name"], "width": axis["width"], "why": axis["reason"], "operator": axis["operator"]}
         | {"where": axis["source"]}
@@ -76,8 +80,9 @@ def inspection_tables(found: dict[str, Any]) -> Group:
 
 
 def _layers(group: dict[str, Any], role: str) -> list[str]:
-    members = group["members"]
-    return list(dict.fromkeys(m["parameter"].removesuffix(".weight") for m in members if m["role"] == role))
+    """The modules whose parameters have that role."""
+    names = (member["parameter"] for member in group["members"] if member["role"] == role)
+    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names))
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:

@@ -8,7 +8,7 @@ from torch import nn
 
 from zoo.vision import torchvision
 
-SHAPE = {"mvit_v1_b": (16, 224, 224), "mvit_v2_s": (16, 224, 224), "s3d": (14, 64, 64)}
+SHAPE = {"mvit_v1_b": (16, 224, 224), "mvit_v2_s": (16, 224, 224), "s3d": (16, 224, 224)}
 
 
 def make(name: str) -> tuple[nn.Module, Any]:

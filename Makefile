@@ -23,7 +23,7 @@ test: $(SETUP)-dev $(SETUP)-zoo
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-# Every architecture: an hour and a half on two cores.
+# Every architecture: an hour on two cores.
 zoo: $(SETUP)-dev $(SETUP)-zoo
 	mkdir -p benchmarks/results
 	status=0; for claim in coverage random_networks growth; do \

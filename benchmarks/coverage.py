@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -107,6 +108,28 @@ def beside_torch_pruning(rows: Iterable[dict[str, Any]]) -> list[Claim]:
     ]
 
 
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line a family of which any is proved: how many, and medians of what is left and of our seconds."""
+    lines = []
+    for family in FAMILIES:
+        cut = [row for row in rows if row["family"] == family and proved(row)]
+        if not cut:
+            continue
+        left = [row["parameters_left"] for row in cut]
+        lines.append(
+            {
+                "family": family,
+                "proved": len(cut),
+                "exact": sum(row["exact"] for row in cut),
+                "median_parameters_left": median(left),
+                "most_parameters_left": max(left),
+                "largest_difference": max(row["max_abs_diff"] for row in cut),
+                "median_own_seconds": median(map(own_seconds, cut)),
+            }
+        )
+    return lines
+
+
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     """The goals for the rows; a network that failed counts as worst."""
     found = []
@@ -140,6 +163,8 @@ def main() -> None:
     options = harness.arguments(__doc__ or "")
     console = Console()
     rows = cover(console, options.quick)
+    if lines := summary(rows):
+        console.print(harness.table("families", lines))
     found = claims(rows)
     if not options.quick:
         found += large()

@@ -73,6 +73,11 @@ def finish(options: argparse.Namespace, protocol: str, rows: Sequence[dict[str, 
     raise SystemExit(0 if all(claim.holds for claim in claims) else 1)
 
 
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """A line a row."""
+    return _table(title, list(rows[0]), [list(row.values()) for row in rows])
+
+
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:

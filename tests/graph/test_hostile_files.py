@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from graph_proofs import widths
+from saved_files import closed, opened
 from torch import Tensor, nn
 
 from trimtab.errors import ConfigError, TrimtabError
@@ -39,20 +39,6 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("hostile") / "network"
     capture(Small(), torch.randn(3, 2, 5, 5)).save(path)
     return path.read_bytes()
-
-
-def opened(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """(safetensors header, the network's JSON, the numbers)."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["trimtab.network"]), content[8 + length :]
-
-
-def closed(header: dict[str, Any], text: str, numbers: bytes) -> bytes:
-    header["__metadata__"]["trimtab.network"] = text
-    whole = json.dumps(header).encode()
-    whole += b" " * (-len(whole) % 8)
-    return struct.pack("<Q", len(whole)) + whole + numbers
 
 
 def loaded(content: bytes, tmp_path: Path) -> Network:
@@ -220,9 +206,9 @@ def forget() -> None:
 def test_a_hostile_file_is_refused_fast_and_in_little_memory(name: str, content: bytes, tmp_path: Path) -> None:
     spoil, words = HOSTILE[name]
     header, network, numbers = opened(content)
-    assert isinstance(loaded(closed(header, json.dumps(network), numbers), tmp_path), Network)
+    assert isinstance(loaded(closed(header, network, numbers), tmp_path), Network)
     spoil(network)
-    (tmp_path / "network").write_bytes(closed(header, json.dumps(network), numbers))
+    (tmp_path / "network").write_bytes(closed(header, network, numbers))
     forget()
     before, since = peak(), time.process_time()
     with pytest.raises(TrimtabError, match=words) as caught:
@@ -282,7 +268,7 @@ def test_chance_in_the_json_gives_the_same_network_or_an_error(content: bytes, t
         _mutated(network, draw)
         since = time.process_time()
         try:
-            found = loaded(closed(header, json.dumps(network), numbers), tmp_path)
+            found = loaded(closed(header, network, numbers), tmp_path)
             assert found.fingerprint == wanted.fingerprint, (seed, i)
             assert widths(found) == widths(wanted), (seed, i)
         except TrimtabError as error:

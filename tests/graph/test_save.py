@@ -27,6 +27,7 @@ from graph_nets import (
     randomize,
 )
 from safetensors import safe_open
+from saved_files import closed, opened
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -225,20 +226,6 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("save") / "network"
     capture(Small(), torch.randn(3, 2, 5, 5)).save(path)
     return path.read_bytes()
-
-
-def opened(content: bytes) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """(safetensors header, the network's JSON, the numbers)."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["trimtab.network"]), content[8 + length :]
-
-
-def closed(header: dict[str, Any], network: Any, numbers: bytes) -> bytes:
-    header["__metadata__"]["trimtab.network"] = json.dumps(network)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text + numbers
 
 
 def node(network: dict[str, Any], operator: str) -> dict[str, Any]:

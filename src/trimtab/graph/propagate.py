@@ -43,8 +43,8 @@ def propagate(module: fx.GraphModule, example: Any) -> None:
         node.meta["val"] = value
 
 
-def batch_dimensions(module: fx.GraphModule) -> dict[Node, int]:
-    """The dimension of every node's tensor that grows with the number of rows; where none or several do it is left out.
+def batch_dimensions(module: fx.GraphModule) -> dict[Node, tuple[int, ...]]:
+    """The dimensions of every node's tensor that grow with the number of rows.
 
     The graph's shapes are compared with those for two rows more.
     """
@@ -53,10 +53,9 @@ def batch_dimensions(module: fx.GraphModule) -> dict[Node, int]:
         inputs = [torch.empty((v.shape[0] + 2, *v.shape[1:]), dtype=v.dtype, device=v.device) for v in values]
         shapes = _Shapes(module, mode)
         shapes.run(*inputs, enable_io_processing=False)
-    found: dict[Node, int] = {}
+    found: dict[Node, tuple[int, ...]] = {}
     for node, value in shapes.found.items():
         before = node.meta.get("val")
-        if isinstance(value, Tensor) and isinstance(before, Tensor) and value.dim() == before.dim():
-            grown = [i for i, (a, b) in enumerate(zip(value.shape, before.shape, strict=True)) if a != b]
-            found |= {node: grown[0]} if len(grown) == 1 else {}
+        if isinstance(value, Tensor) and isinstance(before, Tensor):
+            found[node] = tuple(i for i, (a, b) in enumerate(zip(value.shape, before.shape, strict=True)) if a != b)
     return found

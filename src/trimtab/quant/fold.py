@@ -68,7 +68,7 @@ def fold(module: GraphModule) -> GraphModule:
             _fold_layer(folded, node)
     for node in list(graph.nodes):
         if node.target == aten.linear.default:
-            _flatten_rows(folded, node, batch.get(node, 0))
+            _flatten_rows(folded, node, batch[node])
     _erase_dead(folded)
     return folded
 
@@ -235,14 +235,19 @@ def each(setting: Any, rank: int) -> list[int]:
     return numbers * rank if len(numbers) == 1 else numbers
 
 
-def _flatten_rows(module: GraphModule, node: Node, batch: int) -> None:
+def _flatten_rows(module: GraphModule, node: Node, batch: tuple[int, ...]) -> None:
     """An integer linear layer over more dimensions reads and writes a matrix: runtimes have no other kernel.
 
-    Dimension `batch` of its output grows with the rows.
+    The dimensions `batch` of its output grow with the rows. Raises: LoweringError for more than one.
     """
     weight, shape = node.args[1], node.meta["val"].shape
     if len(shape) == 2 or not isinstance(weight, Node) or weight.target != DEQUANTIZE:
         return
+    if len(batch) > 1:
+        raise LoweringError(
+            f"{of_node(node)}: one dimension of a quantized linear layer may grow with the batch, "
+            f"{len(batch)} do; leave this layer in float"
+        )
     last = node
     while last.target != QUANTIZE:
         following = only_user(last, {*FUSED_ACTIVATIONS, QUANTIZE})
@@ -253,7 +258,7 @@ def _flatten_rows(module: GraphModule, node: Node, batch: int) -> None:
         width = module.get_buffer(str(weight.args[0].target)).shape[1]  # type: ignore[union-attr]
         node.update_arg(0, module.graph.call_function(aten.reshape.default, (node.args[0], [-1, width])))
     with module.graph.inserting_after(last):
-        sizes = [-1 if i == batch else int(size) for i, size in enumerate(shape)]
+        sizes = [-1 if i in batch else int(size) for i, size in enumerate(shape)]
         restored = module.graph.call_function(aten.reshape.default, (last, sizes))
     restored.meta = described(last)
     last.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)

@@ -31,8 +31,8 @@ def widths(network: Network, seed: int) -> dict[str, list[int]]:
     draw = random.Random(seed)
     kept = {}
     for group in filter(lambda group: group.exact, network.groups):
-        least = -(-group.at_least // group.multiple_of)
-        count = draw.randint(least, group.width // group.multiple_of) * group.multiple_of
+        step = group.multiple_of
+        count = draw.randint(group.least // step, group.width // step) * step
         kept[group.name] = draw.sample(range(group.width), count)
     return kept
 

@@ -43,6 +43,11 @@ class ChannelGroup:
     reason: str = ""
     axis: Axis = field(repr=False, compare=False)
 
+    @property
+    def least(self) -> int:
+        """The fewest units that may be kept."""
+        return Limit(at_least=self.at_least, multiple_of=self.multiple_of).least
+
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:

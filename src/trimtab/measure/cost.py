@@ -82,8 +82,7 @@ class Prunable:
 
 def prunable(network: Network) -> Prunable:
     """How much of a network can be cut, without regard to what that costs in accuracy."""
-    fewest = {g.name: -(-g.at_least // g.multiple_of) * g.multiple_of for g in network.groups}
-    smallest = cut(network, {name: range(units) for name, units in fewest.items()})
+    smallest = cut(network, {group.name: range(group.least) for group in network.groups})
     parameters = [sum(parameter.numel() for parameter in n.parameters()) for n in (smallest, network)]
     return Prunable(
         parameters=1 - parameters[0] / max(parameters[1], 1),

@@ -35,10 +35,15 @@ class Claim:
 
 def arguments(description: str) -> argparse.Namespace:
     """`--quick` and `--json FILE`."""
+    return parser(description).parse_args()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The parser of `arguments`, for a benchmark that has more to ask."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a short run; its numbers are not for quoting")
     parser.add_argument("--json", type=Path, help="write rows and claims to this file")
-    return parser.parse_args()
+    return parser
 
 
 def environment() -> dict[str, Any]:

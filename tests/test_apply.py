@@ -8,7 +8,7 @@ from int8_nets import ACTIVATION, WEIGHT, conv, head, plan_for
 from trimtab.apply import apply, verify
 from trimtab.errors import ConfigError, PlanError
 from trimtab.graph import Network, capture
-from trimtab.plan import BranchDecision, GroupDecision, LayerDecision, Plan, Scheme, Weights
+from trimtab.plan import BranchDecision, GroupDecision, LayerDecision, Plan, Scheme
 from trimtab.quant import ActivationFakeQuantize, WeightFakeQuantize
 
 IMAGES = torch.randn(5, 3, 8, 8)
@@ -99,11 +99,6 @@ def test_a_scheme_that_the_target_does_not_execute_is_refused(
 ) -> None:
     with pytest.raises(PlanError, match=rf"0\.0: {kind} .* is not executed by target 'onnxruntime'; for .* it has: "):
         apply(network, plan(network, layers=decided("0.0", **changes)))
-
-
-def test_what_is_not_built_yet_is_refused(network: Network) -> None:
-    with pytest.raises(PlanError, match=r"0\.0: sparsity inside a layer is not supported yet"):
-        apply(network, plan(network, layers=decided("0.0", sparsity=Weights(fraction=0.5))))
 
 
 class Residual(nn.Sequential):

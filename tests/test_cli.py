@@ -149,6 +149,40 @@ def test_apply_verifies_the_cut(call, finished, run):
     assert "equals the masked original" in out
 
 
+def test_prune_writes_a_plan_that_apply_takes(call, finished, tmp_path):
+    plan = tmp_path / "plan.json"
+    options = ("--remove", "50%", "--of", "macs", "--output", plan)
+    code, out, err = call("prune", finished[0], *options, "--json")
+    assert (code, err) == (0, "")
+    before, after = json.loads(out)["pruned"]["MACs"]
+    assert after <= before / 2
+    code, out, err = call("apply", finished[0], plan, "--json")
+    assert json.loads(out)["applied"]["MACs"] == [before, after]
+    curves = tmp_path / "curves.json"
+    options = ("--remove", 0.6, "--criterion", "taylor", "--allocation", "sensitivity", "--curves", curves, "-o", plan)
+    code, out, err = call("prune", finished[0], *options)
+    assert code == 0, err
+    assert "zero weights" in out
+    assert [line.split()[0] for line in err.splitlines()] == ["statistics", "curves"]
+    first = plan.read_text()
+    code, out, err = call("prune", finished[0], *options)
+    assert [line.split()[0] for line in err.splitlines()] == ["statistics"]
+    assert plan.read_text() == first
+    code, out, err = call("prune", finished[0], "--granularity", "2:4", "-o", plan, "--quiet")
+    assert (code, out, err) == (0, "", "")
+
+
+def test_prune_refuses_amounts_that_say_nothing_or_too_much(refuses, finished, tmp_path):
+    begin = ("prune", finished[0], "--output", tmp_path / "plan.json")
+    refuses("channels needs an amount", *begin)
+    refuses(r"--remove: a share above 0 and below 1 is needed, got '50'; give 50% or 0\.5", *begin, "--remove", "50")
+    refuses("got 'half'", *begin, "--remove", "half")
+    refuses("one of them says how much", *begin, "--remove", "50%", "--count", 3)
+    refuses("--of: says what --remove is a share of", *begin, "--count", 3, "--of", "macs")
+    refuses("leave: unknown group 'conv9'", *begin, "--count", 3, "--leave", "conv9")
+    assert not (tmp_path / "plan.json").exists()
+
+
 def test_measure_a_file(call, finished, run):
     code, out, err = call("measure", run / "model.onnx", "--task", finished[0], "--batch", 2, "--json")
     assert code == 0, err
@@ -214,7 +248,7 @@ def test_a_loss_that_cannot_be_used(refuses, tmp_path, change, message):
         (("--size", "0%"), "size '0%' leaves nothing"),
         (("--latency", "0ms"), "latency '0ms' leaves nothing"),
         (("--drop", "0.1", "--target", "abacus"), "unknown target 'abacus'; known: onnxruntime"),
-        (("--drop", "0.1", "--criterion", "luck"), "unknown criterion 'luck'; known: magnitude, taylor"),
+        (("--drop", "0.1", "--criterion", "luck"), "unknown criterion 'luck'; known: ablation, activation"),
     ],
 )
 def test_a_budget_or_an_option_that_cannot_be_used(refuses, finished, tmp_path, options, message):
@@ -280,7 +314,7 @@ def test_errors_are_shown_as_they_are(refuses, monkeypatch):
     def fail(*_):
         raise TrimtabError("[bold]here[/]: " + "long " * 60 + "end")
 
-    monkeypatch.setattr(cli, "_task", fail)
+    monkeypatch.setattr(cli, "task_of", fail)
     refuses(r"^error: \[bold\]here\[/\]: long .* end\n$", "inspect", "digits")
 
 

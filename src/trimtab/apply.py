@@ -1,4 +1,4 @@
-"""(Network, Plan) → Network: what the plan removes is gone, what it stores in few bits is fake-quantized."""
+"""(Network, Plan) → Network: what the plan removes is gone or zero, what it stores in few bits is fake-quantized."""
 
 from difflib import get_close_matches
 
@@ -7,13 +7,20 @@ from trimtab.graph import Branch, Network, Verification, cut, without
 from trimtab.graph import verify as verify_cut
 from trimtab.lower import target as target_of
 from trimtab.plan import PER_TENSOR, LayerDecision, Plan, Target
+from trimtab.prune.masks import prunable
+from trimtab.prune.sparsify import sparsify
 from trimtab.quant import insert_fake_quantization
+from trimtab.stats import Stats
 
 
-def apply(network: Network, plan: Plan) -> Network:
+def apply(network: Network, plan: Plan, stats: Stats | None = None) -> Network:
     """A new network; `network` stays as it is. Its activation ranges are unknown until it is calibrated (`settle`).
 
-    Raises: PlanError when the plan is for another network, names what is not there, or asks for what is not supported.
+    Groups are cut and branches removed first, then weights put to zero: they are scored in `network`, by each layer's
+    criterion and with `stats` of `network` where that needs them, and those that are left compete. What rounds comes
+    last. Nothing holds the zeros in a training: `prepare` does, or `recover`.
+    Raises: PlanError when the plan is for another network, names what is not there, or asks for what is not supported
+    or cannot be reached; ConfigError for a criterion that is unknown or lacks its statistics.
     """
     _check(network, plan)
     target = target_of(plan.target)
@@ -21,7 +28,8 @@ def apply(network: Network, plan: Plan) -> Network:
         _check_layer(network, decision, target)
     removed = _removed(network, plan)
     smaller = without(cut(network, {decision.group: decision.kept for decision in plan.groups}), removed)
-    _check_layers_left(smaller, plan, removed)
+    _check_layers_left(network, smaller, plan, removed)
+    sparsify(smaller, network, plan, stats)
     insert_fake_quantization(smaller.module, {decision.layer: decision for decision in plan.layers}, target)
     return smaller
 
@@ -51,27 +59,32 @@ def _removed(network: Network, plan: Plan) -> list[Branch]:
     return [branch for branch, removed in branches if removed]
 
 
-def _check_layers_left(smaller: Network, plan: Plan, removed: list[Branch]) -> None:
-    left = {layer.name for layer in smaller.layers}
+def _check_layers_left(network: Network, smaller: Network, plan: Plan, removed: list[Branch]) -> None:
+    parameters, left = prunable(network), prunable(smaller)
     for decision in plan.layers:
         if decision.layer not in left:
-            where = [branch.name for branch in removed if decision.layer in branch.layers]
+            where = [branch.name for branch in removed if parameters[decision.layer] in branch.parameters]
             named = f"the removed branch {where[0]!r}" if where else "branches that are all removed"
             raise PlanError(f"plan: {decision.layer}: it is in {named}; leave the layer out, or the branch in")
 
 
 def _check_layer(network: Network, decision: LayerDecision, target: Target) -> None:
     layers = {layer.name: layer for layer in network.layers}
-    if decision.layer not in layers:
-        near = get_close_matches(decision.layer, layers, n=3) or list(layers)[:3]
+    names = [*layers, *(name for name in prunable(network) if name not in layers)]
+    if decision.layer not in names:
+        near = get_close_matches(decision.layer, names, n=3) or names[:3]
         raise PlanError(f"plan: no layer {decision.layer!r} in this network; did you mean {', '.join(near)}?")
-    if decision.sparsity is not None:
-        raise PlanError(f"plan: {decision.layer}: sparsity inside a layer is not supported yet; set it to null")
     if "#" in decision.layer:
         first = decision.layer.partition("#")[0]
         raise PlanError(
             f"plan: {decision.layer}: it shares the weight of {first!r}; decide {first!r} for all its calls"
         )
+    if decision.layer not in layers:
+        if decision.weight is not None or decision.activation is not None:
+            raise PlanError(
+                f"plan: {decision.layer}: a recurrent matrix stays in float; set weight and activation to null"
+            )
+        return
     operator = layers[decision.layer].operator
     for kind, scheme in (("weight", decision.weight), ("activation", decision.activation)):
         # A weight has a scale for every output channel or finer, an activation one in all.

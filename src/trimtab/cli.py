@@ -3,7 +3,6 @@
 import json
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,23 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from trimtab.commands.prune import prune_command
+from trimtab.commands.shared import (
+    Json,
+    Quiet,
+    Seed,
+    Set,
+    TargetOption,
+    TaskArgument,
+    begun,
+    captured,
+    parameters,
+    percent,
+    print_rows,
+    read_file,
+    task_of,
+)
 from trimtab.errors import RunError, TrimtabError
 
 NOT_MET, WRONG_USAGE, INTERRUPTED = 3, 2, 130
@@ -25,24 +39,16 @@ app = typer.Typer(
     help="Make a trained PyTorch network small and fast for the machine it will run on, and prove it.",
 )
 
-TaskArgument = Annotated[
-    str, typer.Argument(metavar="TASK", help="A built-in task (digits), or path/to/file.py[:function].")
-]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting for the task function.")]
 Drop = Annotated[str | None, typer.Option(help="Most that the metric may lose, in its own unit: 0.01.")]
 Size = Annotated[str | None, typer.Option(help="Largest file: 10% of the float file, or 64kB.")]
 Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of the float network's, or 2ms.")]
 Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
 Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
 Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
-TargetOption = Annotated[str, typer.Option("--target", help="The runtime that the network is made for.")]
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def main() -> None:
@@ -76,7 +82,9 @@ def compress_command(
     recover: Annotated[bool, typer.Option(help="Train after compressing.")] = True,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of one round of recovery.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so much time and keep the best.")] = None,
-    criterion: Annotated[str, typer.Option(help="What ranks the channels: magnitude or taylor.")] = "taylor",
+    criterion: Annotated[
+        str, typer.Option(help="What ranks the channels: taylor, fisher, magnitude, …; another word lists them.")
+    ] = "taylor",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +95,7 @@ def compress_command(
     from trimtab.report import before_after, stages
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
-    loaded, settings, where = _begun(task, setting, run)
+    loaded, settings, where = begun(task, setting, run)
     result = compress(
         loaded,
         budget=budget,
@@ -112,7 +120,7 @@ def inspect_command(task: TaskArgument, setting: Set = None, as_json: Json = Fal
     """Show what can be cut: channel groups, residual branches, their share, and what is frozen and why."""
     from trimtab.report import inspection, inspection_tables
 
-    found = inspection(_captured(_task(task, setting)))
+    found = inspection(captured(task_of(task, setting)))
     if as_json:
         print(json.dumps(found, indent=2))
     else:
@@ -141,7 +149,7 @@ def profile_command(
     from trimtab.report import stages
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
-    loaded, settings, where = _begun(task, setting, run)
+    loaded, settings, where = begun(task, setting, run)
     with Job.open(
         loaded,
         where,
@@ -167,7 +175,7 @@ def profile_command(
             for unit in profile.units
             for option in unit.options
         ]
-        _print_rows("options", ("unit", "kept", "weight bits", "loss"), rows)
+        print_rows("options", ("unit", "kept", "weight bits", "loss"), rows)
         typer.echo(f"{where / 'profile.json'}")
 
 
@@ -198,7 +206,7 @@ def search_command(
     if as_json:
         print(json.dumps({"plan": str(where), "predicted": costs}, indent=2))
     elif not quiet:
-        _print_rows(
+        print_rows(
             "plan", ("quantity", "predicted"), [{"quantity": k, "predicted": f"{v:.6g}"} for k, v in costs.items()]
         )
         typer.echo(str(where))
@@ -213,23 +221,30 @@ def apply_command(
 ) -> None:
     """Apply a plan to a task's network, and verify the cut against the masked original in float64."""
     from trimtab.apply import apply, verify
-    from trimtab.measure import macs
+    from trimtab.measure import macs, zero_share
     from trimtab.plan import Plan
+    from trimtab.search import stats_for
 
-    decided = Plan.from_json(_read(plan), where=str(plan))
-    network = _captured(_task(task, setting))
-    smaller = apply(network, decided)
+    decided = Plan.from_json(read_file(plan), where=str(plan))
+    loaded = task_of(task, setting)
+    network = captured(loaded)
+    smaller = apply(network, decided, stats_for(decided, network, loaded, seed=decided.seed))
     found = verify(network, decided)
-    rows = [
-        {"": "parameters", "before": _parameters(network), "after": _parameters(smaller)},
+    rows: list[dict[str, Any]] = [
+        {"": "parameters", "before": parameters(network), "after": parameters(smaller)},
         {"": "MACs", "before": macs(network), "after": macs(smaller)},
+        {"": "zero weights", "before": zero_share(network), "after": zero_share(smaller)},
     ]
     if as_json:
         print(json.dumps({"applied": {row[""]: [row["before"], row["after"]] for row in rows}, "cut": asdict(found)}))
         return
-    _print_rows("applied", ("", "before", "after"), rows)
+    rows[-1] |= {side: percent(rows[-1][side]) for side in ("before", "after")}
+    print_rows("applied", ("", "before", "after"), rows)
     said = "equals the masked original" if found.exact else f"not exact: {found.reason}"
     typer.echo(f"cut {said}; largest difference {found.max_abs_diff:.3g} in float64")
+
+
+app.command("prune")(prune_command)
 
 
 @app.command("recover")
@@ -271,7 +286,7 @@ def prove_command(run: RunArgument, as_json: Json = False, quiet: Quiet = False)
         print(proof.to_json(), end="")
     elif not quiet:
         rows = [{"": name, "value": value} for name, value in json.loads(proof.to_json()).items()]
-        _print_rows("proof", ("", "value"), rows)
+        print_rows("proof", ("", "value"), rows)
 
 
 @app.command("measure")
@@ -287,14 +302,14 @@ def measure_command(
     from trimtab.lower import load
     from trimtab.measure import measure
 
-    _read(file)
+    read_file(file)
     artifact = load("onnxruntime", file).with_threads(threads)
-    found = measure(artifact, _task(task, setting), threads=threads, batch=batch)
+    found = measure(artifact, task_of(task, setting), threads=threads, batch=batch)
     if as_json:
         print(found.to_json(), end="")
         return
     rows = [{"": name, "value": value} for name, value in json.loads(found.to_json()).items() if value is not None]
-    _print_rows(str(file), ("", "value"), rows)
+    print_rows(str(file), ("", "value"), rows)
 
 
 @app.command("report")
@@ -310,59 +325,3 @@ def _job(run: Path, quiet: bool) -> Any:
     from trimtab.report import stages
 
     return Job.load(run, progress=stages(quiet))
-
-
-def _task(spec: str, setting: Sequence[str] | None) -> Any:
-    from trimtab.tasks import load_task, validate
-
-    task = load_task(spec, _settings(setting))
-    validate(task)
-    return task
-
-
-def _captured(task: Any) -> Any:
-    from trimtab.graph import capture
-    from trimtab.measure import first_rows
-
-    return capture(task.model, task.example if task.example is not None else first_rows(task.train, 3))
-
-
-def _begun(task: str, setting: Sequence[str] | None, run: Path | None) -> tuple[Any, dict[str, str], Path]:
-    """The task, its settings, and the folder of its run."""
-    from trimtab.tasks import load_task
-
-    settings = _settings(setting)
-    loaded = load_task(task, settings)
-    return loaded, settings, run or Path("runs") / loaded.name
-
-
-def _settings(pairs: Sequence[str] | None) -> dict[str, str]:
-    settings = {}
-    for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise typer.BadParameter(f"--set {pair!r} is not KEY=VALUE")
-        settings[key] = value
-    return settings
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise TrimtabError(f"{file}: {error.strerror}; give the path of an existing file") from error
-
-
-def _parameters(network: Any) -> int:
-    return sum(parameter.numel() for name, parameter in network.named_parameters() if "fake_quantize" not in name)
-
-
-def _print_rows(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
-    Console().print(table)
-
-
-def _text(value: object) -> str:
-    return escape(", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from trimtab.graph import Network
 from trimtab.job import FROM_PYTHON, Job, Options
 from trimtab.lower import Artifact
-from trimtab.measure import artifact_peak, bootstrap_drop, bops, evaluate, first_rows, latencies, macs
+from trimtab.measure import artifact_peak, bootstrap_drop, bops, evaluate, first_rows, latencies, macs, zero_share
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
 from trimtab.search import Attempt, Rung, smallest
@@ -67,6 +67,7 @@ def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tup
             file_bytes=both[name].file_bytes,
             macs=macs(counted),
             bops=bops(counted, decided),
+            zeros=zero_share(counted),
             latency_ms=timed[name].median_ms,
             peak_bytes=artifact_peak(both[name], batch=target.batch, threads=target.threads),
             threads=target.threads,
@@ -146,6 +147,7 @@ def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tup
                 activation_bits=activation.bits if activation else 32,
                 bytes=0 if left is None else left.numel() * bits // 8,
                 kernel="float" if left_in_float else "integer",
+                zeros=0.0 if left is None else 1 - int(left.detach().count_nonzero()) / left.numel(),
             )
         )
     return tuple(rows)

@@ -24,6 +24,7 @@ from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
 from trimtab.measure import artifact_peak, bops, drop_of, evaluate, first_rows, latencies, macs
 from trimtab.plan import Budget, Plan, Proof, Record
+from trimtab.prepare import hold_plan
 from trimtab.prune import CRITERIA
 from trimtab.recover import Settings, recover, settle
 from trimtab.recover.checkpoint import digest
@@ -41,6 +42,7 @@ from trimtab.search import (
     build_profile,
     fitting_plan,
     search,
+    stats_for,
     widest_plan,
 )
 from trimtab.search.strategy import LADDER
@@ -53,7 +55,7 @@ FROM_PYTHON = "python: "
 ARTIFACT, FLOAT_ARTIFACT, CANDIDATE = "model", "float", "candidate"
 _LATENCY_SECONDS = 1.0
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
-"""Where no channel is gone, batch norm's statistics are right from the start: batches would only add noise."""
+"""Where nothing is gone, batch norm's statistics are right from the start: batches would only add noise."""
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
 
 
@@ -265,7 +267,8 @@ class Job:
 
     def settled(self, plan: Plan) -> Network:
         """The plan applied, with batch norm and activation ranges set from data; nothing trained."""
-        return settle(apply(self.network, plan), self.calibration, structure_changed=bool(plan.groups))
+        applied = apply(self.network, plan, stats_for(plan, self.network, self.task, seed=self.seed))
+        return settle(applied, self.calibration, structure_changed=plan.thins)
 
     def judged(self, plan: Plan) -> Judgement:
         """What the plan comes to without training."""
@@ -322,7 +325,7 @@ class Job:
         return self.trained(proposal.continues, tried[proposal.continues])
 
     def _recovered(self, network: Network, number: int, proposal: Proposal) -> Network:
-        steps = batches_in(self.task.train)
+        plan, steps = proposal.plan, batches_in(self.task.train)
         epochs = self.options.epochs or max(1, min(_MOST_EPOCHS, round(_RECOVERY_STEPS / max(steps, 1))))
         with self.stage("recover", total=epochs * steps) as advance:
             done = 0
@@ -333,12 +336,12 @@ class Job:
                 done = now
 
             return recover(
-                network,
+                hold_plan(network, plan) if plan.sparse else network,
                 self.task,
                 teacher=self.network,
                 epochs=epochs,
                 seed=self.seed + number,
-                settings=_SETTINGS if proposal.plan.groups else _SETTINGS_UNCUT,
+                settings=_SETTINGS if plan.thins else _SETTINGS_UNCUT,
                 checkpoint=self.run.file(_file("recover", _key(number, proposal))),
                 on_step=on_step,
                 deadline=self._deadline(),

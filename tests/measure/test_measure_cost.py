@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trimtab.errors import ConfigError, LoweringError, TaskError
 from trimtab.graph import Network, capture
-from trimtab.measure import alternate, bops, first_rows, latencies, limit_threads, macs, measure, peak_bytes
+from trimtab.measure import alternate, bops, first_rows, latencies, limit_threads, macs, measure, peak_bytes, zero_share
 from trimtab.measure.cost import layer_macs
 from trimtab.plan import LayerDecision, Plan, Scheme
 from trimtab.tasks import Task
@@ -236,3 +236,11 @@ def test_first_rows_repeats_a_small_batch():
     x = torch.arange(3.0)[:, None]
     assert first_rows([({"x": x}, None)], 7)["x"][:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert first_rows([(x, None)], 2)[:, 0].tolist() == [0, 1]
+
+
+def test_zeros_are_counted_among_what_may_be_sparse():
+    network = capture(nn.Linear(4, 5), torch.randn(3, 4))
+    with torch.no_grad():
+        network.module.get_parameter("weight")[0] = 0.0
+        network.module.get_parameter("bias").zero_()
+    assert zero_share(network) == 0.2

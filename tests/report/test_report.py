@@ -191,6 +191,12 @@ def test_quantities_that_were_measured_once_are_left_out():
     assert rows[1].left == pytest.approx(61_234 / 672_345)
 
 
+def test_zeros_are_a_row_where_there_are_any():
+    sparse = result(compressed=AFTER.model_copy(update={"zeros": 0.905}))
+    assert [(row.name, row.before, row.after) for row in quantity_rows(sparse)][-1] == ("zero weights", "0 %", "90.5 %")
+    assert "zeros" not in {row.quantity for row in quantity_rows(result())}
+
+
 POINTS = st.lists(
     st.builds(
         FrontierPoint,

@@ -53,13 +53,13 @@ def test_it_is_the_derivative_by_a_gate_on_the_unit(model, network):
     batches = make_batches(7, 3, 9)
     stats = collect(network, batches, F.cross_entropy, {"gradient"})
     assert stats.batches == 3
-    assert set(stats.gradient) == {group.name for group in network.groups} == {"stem", "inner"}
+    assert set(stats.found["gradient"].units) == {group.name for group in network.groups} == {"stem", "inner"}
     for row, (x, y) in enumerate(batches):
         gates = [torch.ones(6, requires_grad=True), torch.ones(5, requires_grad=True)]
         loss = F.cross_entropy(model.gated(x, *gates), y)
         stream, inside = torch.autograd.grad(loss, gates)
-        torch.testing.assert_close(stats.gradient["stem"][row], stream.double(), rtol=1e-3, atol=1e-5)
-        torch.testing.assert_close(stats.gradient["inner"][row], inside.double(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(stats.units("gradient", "stem")[row], stream.double(), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(stats.units("gradient", "inner")[row], inside.double(), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -70,7 +70,7 @@ def test_the_network_is_as_before(network, training):
     parameters["inner.weight"].grad = torch.full_like(parameters["inner.weight"], 3.0)
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     stats = collect(network, make_batches(4), F.cross_entropy, {"gradient"})
-    assert stats.gradient["stem"].abs().sum() > 0
+    assert stats.units("gradient", "stem").abs().sum() > 0
     assert network.training == training
     assert [name for name, p in parameters.items() if not p.requires_grad] == ["head.weight"]
     assert [name for name, p in parameters.items() if p.grad is not None] == ["inner.weight"]
@@ -80,17 +80,23 @@ def test_the_network_is_as_before(network, training):
 
 def test_nothing_asked_is_nothing_read(network):
     stats = collect(network, [(None, None)], None, set())
-    assert (stats.batches, dict(stats.gradient)) == (0, {})
+    assert (stats.batches, dict(stats.found)) == (0, {})
 
 
 def test_bad_input_is_named(network):
     batches = make_batches(4, 4)
-    with pytest.raises(ConfigError, match="unknown need 'hessian'; known: gradient"):
-        collect(network, batches, F.cross_entropy, {"hessian", "gradient"})
+    with pytest.raises(ConfigError, match="unknown statistic 'gradients'; known: ablation, activation"):
+        collect(network, batches, F.cross_entropy, {"gradients", "gradient"})
     with pytest.raises(ConfigError, match="'gradient' needs a loss, got None"):
         collect(network, batches, None, {"gradient"})
+    with pytest.raises(ConfigError, match=r"'gradient' needs labels.*target of batch 1 is None.*'activation'"):
+        collect(network, [(batches[0][0], None)], F.cross_entropy, {"activation", "gradient"})
+    with pytest.raises(ConfigError, match=r"stem: the statistic 'fisher' was not collected; collect\("):
+        collect(network, batches, F.cross_entropy, {"gradient"}).units("fisher", "stem")
+    with pytest.raises(ConfigError, match="elsewhere: the statistic 'gradient' does not see it"):
+        collect(network, batches, F.cross_entropy, {"gradient"}).units("gradient", "elsewhere")
     with pytest.raises(TaskError, match="no batches"):
         collect(network, [], F.cross_entropy, {"gradient"})
     batches[1][0][0, 0, 0, 0] = float("nan")
-    with pytest.raises(NumericsError, match="the loss of batch 2 is nan"):
+    with pytest.raises(NumericsError, match="the loss is nan"):
         collect(network, batches, F.cross_entropy, {"gradient"})

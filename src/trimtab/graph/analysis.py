@@ -4,7 +4,7 @@ Every operator's rule relates axes; what has no rule freezes. The result says wh
 parameter's dimensions are made of, and how arguments are written anew after a cut.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from operator import getitem
@@ -54,7 +54,8 @@ class Analysis:
     `tensors` maps the identity of a parameter or buffer to its dimensions, `names` to its first name; `cuttable` holds
     the atoms that a layer produces and nothing freezes; `produced` lists, in graph
     order, the dimensions that layers produce; `inexact` says for some of them why no cut equals the mask, `limits` how
-    many units may stay; `alone` why of some dimensions no atom is left.
+    many units may stay; `alone` why of some dimensions no atom is left. `followers` are tensors of inserted modules
+    that have a value for every position of a dimension: no weights of the network, but cut with it.
     """
 
     tensors: dict[int, tuple[Dim, ...]]
@@ -69,11 +70,16 @@ class Analysis:
     hidden: dict[Node, Hidden]
     limits: dict[Axis, Limit]
     alone: list[tuple[Dim, Freeze]]
+    followers: dict[int, tuple[Dim, ...]]
 
 
-def analyse(module: fx.GraphModule) -> Analysis:
-    """Find the axes of `module`, whose nodes carry example values in `meta["val"]`. Linear in the number of nodes."""
+def analyse(module: fx.GraphModule, parameters: Mapping[int, Value] | None = None) -> Analysis:
+    """Find the axes of `module`, whose nodes carry example values in `meta["val"]`. Linear in the number of nodes.
+
+    `parameters` gives, by identity, what is known of some beforehand; else a parameter is zero at a removed unit.
+    """
     walk = _Walk(module)
+    walk.tensors.update(parameters or {})
     for node in module.graph.nodes:
         walk.visit(node)
     return walk.finish()
@@ -84,6 +90,7 @@ class _Walk:
         self.module = module
         self.facts = Facts()
         self.tensors: dict[int, Value] = {}
+        self.followers: dict[int, tuple[Dim, ...]] = {}
         self.buffers: set[int] = set()
         self.names = tensor_names(module)
 
@@ -122,6 +129,9 @@ class _Walk:
             return self._unknown(node, "it is a module on something that is no tensor")
         if found.index is not None:
             freeze(found.index, _why(node, COMPUTED_WITH))
+        inserted = self.module.get_submodule(str(node.target))
+        for name in getattr(inserted, "by_row", ()):
+            self.followers[id(getattr(inserted, name))] = found.dims[:1]
         return Value(found.dims, set(found.alive), found.origin, found.const)
 
     def _call(self, node: Node) -> Any:
@@ -219,6 +229,7 @@ class _Walk:
             hidden=self.facts.hidden,
             limits=limits,
             alone=self.facts.alone,
+            followers=self.followers,
         )
 
     def _freeze_squares(self, tensors: Iterable[tuple[Dim, ...]]) -> None:

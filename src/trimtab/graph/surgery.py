@@ -63,16 +63,17 @@ def _shrinking(network: Network, kept: Kept) -> list[tuple[str, Tensor]]:
     names += [name for name, _ in network.module.named_buffers(remove_duplicate=False)]
     names += [str(node.target) for node in network.module.graph.nodes if node.op == "get_attr"]
     tensors = ((name, attribute(network.module, name)) for name in dict.fromkeys(names))
-    known = network.analysis.tensors
+    known = network.analysis.tensors | network.analysis.followers
     return [(name, tensor) for name, tensor in tensors if any(map(kept.changed, known.get(id(tensor), ())))]
 
 
 def _slice_tensors(network: Network, module: fx.GraphModule, shrinking: list[tuple[str, Tensor]], kept: Kept) -> None:
     """Slice tensors, each once by identity, and set them in `module` under all their names."""
+    dims = network.analysis.tensors | network.analysis.followers
     sliced: dict[int, Tensor] = {}
     for name, tensor in shrinking:
         if id(tensor) not in sliced:
-            sliced[id(tensor)] = _slice(tensor, network.analysis.tensors[id(tensor)], kept)
+            sliced[id(tensor)] = _slice(tensor, dims[id(tensor)], kept)
         owner, _, last = name.rpartition(".")
         setattr(module.get_submodule(owner), last, sliced[id(tensor)])
 
@@ -93,6 +94,12 @@ def _emit(analysis: Analysis, old: fx.GraphModule, new: fx.GraphModule, kept: Ke
         fix(twin[node], kept)
     new.graph.lint()
     new.recompile()
+
+
+def sliced(network: Network, values: Mapping[str, Tensor], kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Of tensors in the shapes of the parameters named, what a cut leaves of them. Raises: PlanError as `cut`."""
+    positions = Kept({network.group(name).axis: check_kept(network, name, units) for name, units in kept.items()})
+    return {name: _slice(value, network.dims(name), positions) for name, value in values.items()}
 
 
 def masks(network: Network, kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """What the analysis knows about a value of the graph, and what a rule is given to work with."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +27,7 @@ class Value:
     `origin` names the parameter's dimension behind each dimension, where the value is a parameter seen through
     transposes, or a weight computed from it. `const` says that no input of the network reaches it, or only to pick what
     is seen of it. `index` is the dimension whose positions the numbers are, where they are such: after a cut they count
-    the kept positions.
+    the kept positions. `alive_by_dim`, where given, is `alive` for what is removed along one of the dimensions alone.
     """
 
     dims: tuple[Dim, ...]
@@ -35,6 +35,11 @@ class Value:
     origin: tuple[Origin | None, ...] = ()
     const: bool = False
     index: Dim | None = None
+    alive_by_dim: tuple[frozenset[Axis], ...] = ()
+
+    def along(self, dim: int) -> "Value":
+        """The same numbers, of which only what is removed along one dimension is taken for zero."""
+        return replace(self, alive=set(self.alive_by_dim[dim])) if self.alive_by_dim else self
 
     def view(self, dims: Sequence[Dim]) -> "Value":
         """The same numbers, seen with other dimensions."""

@@ -3,6 +3,7 @@
 from trimtab.measure.cost import bops as bops
 from trimtab.measure.cost import macs as macs
 from trimtab.measure.cost import prunable as prunable
+from trimtab.measure.cost import zero_share as zero_share
 from trimtab.measure.latency import Timing as Timing
 from trimtab.measure.latency import alternate as alternate
 from trimtab.measure.measurement import artifact_peak as artifact_peak

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trimtab.graph import Layer, Network, cut
 from trimtab.plan import Plan
+from trimtab.prune.masks import prunable as may_be_sparse
 
 FLOAT_BITS = 32
 
@@ -70,6 +71,13 @@ def bops(network: Network, plan: Plan | None = None) -> int:
 def layer_macs(network: Network, layer: Layer) -> int:
     """Multiply-accumulates of one layer and one sample."""
     return int(layer.positions * network.module.get_parameter(layer.weight).numel())
+
+
+def zero_share(network: Network) -> float:
+    """The share (0…1) of exact zeros among the weights that may be sparse: of layers and recurrent matrices."""
+    weights = [network.module.get_parameter(name) for name in may_be_sparse(network).values()]
+    zeros = sum(int((weight.detach() == 0).sum()) for weight in weights)
+    return zeros / max(sum(weight.numel() for weight in weights), 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trimtab.graph import Network
-from trimtab.measure.cost import bops, macs
+from trimtab.measure.cost import bops, macs, zero_share
 from trimtab.measure.latency import Timing, alternate
 from trimtab.measure.memory import peak_bytes
 from trimtab.measure.metric import evaluate
@@ -32,8 +32,8 @@ def measure(
     """Measure a module, a Network, or an artifact (it has `path` and `file_bytes`, and is called like the network).
 
     The metric is that of the test split (val where there is none). Latency is the median over `seconds`, with `threads`
-    and rows `batch`. File bytes and peak memory are an artifact's; MACs and BOPs are counted on `network` (default:
-    `thing`) with the bits of `plan`. What does not apply is None.
+    and rows `batch`. File bytes and peak memory are an artifact's; MACs, BOPs and the share of zero weights
+    are counted on `network` (default: `thing`), BOPs with the bits of `plan`. What does not apply is None.
     """
     artifact = hasattr(thing, "file_bytes")
     counted = network if network is not None else thing
@@ -45,6 +45,7 @@ def measure(
         file_bytes=thing.file_bytes if artifact else None,
         macs=macs(counted) if captured else None,
         bops=bops(counted, plan) if captured else None,
+        zeros=zero_share(counted) if captured else None,
         latency_ms=timing.median_ms,
         peak_bytes=artifact_peak(thing, batch=batch, threads=threads) if artifact else None,
         threads=threads,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.errors import NumericsError, TaskError
 from trimtab.plan import Drop
@@ -123,6 +123,13 @@ def _computed(metric: Any, outputs: Any, targets: Any) -> Any:
     if not (hasattr(metric, "update") and hasattr(metric, "compute")):
         return metric(outputs, targets)
     fresh = metric.clone()
+    for part in fresh.modules() if isinstance(fresh, nn.Module) else ():
+        vars(part)["distributed_available_fn"] = _alone
     fresh.reset()
     fresh.update(outputs, targets)
     return fresh.compute()
+
+
+def _alone() -> bool:
+    """All rows are here, so a torchmetrics metric need not gather those of other processes."""
+    return False

@@ -1,7 +1,13 @@
 """The nouns: Budget, Target, Scheme, Sparsity, Plan, Result. Data only; imports no torch."""
 
+from trimtab.plan.amount import Amount as Amount
+from trimtab.plan.amount import Count as Count
+from trimtab.plan.amount import Fraction as Fraction
+from trimtab.plan.amount import Quantile as Quantile
+from trimtab.plan.amount import Threshold as Threshold
 from trimtab.plan.budget import Budget as Budget
 from trimtab.plan.budget import Limit as Limit
+from trimtab.plan.penalty import Penalty as Penalty
 from trimtab.plan.plan import BranchDecision as BranchDecision
 from trimtab.plan.plan import GroupDecision as GroupDecision
 from trimtab.plan.plan import LayerDecision as LayerDecision
@@ -13,8 +19,16 @@ from trimtab.plan.result import Measurement as Measurement
 from trimtab.plan.result import Proof as Proof
 from trimtab.plan.result import Result as Result
 from trimtab.plan.result import Spread as Spread
+from trimtab.plan.schedule import Dynamic as Dynamic
+from trimtab.plan.schedule import Gradual as Gradual
+from trimtab.plan.schedule import Iterative as Iterative
+from trimtab.plan.schedule import Rewind as Rewind
+from trimtab.plan.schedule import RigL as RigL
+from trimtab.plan.schedule import Schedule as Schedule
+from trimtab.plan.schedule import Static as Static
 from trimtab.plan.scheme import PER_CHANNEL as PER_CHANNEL
 from trimtab.plan.scheme import PER_TENSOR as PER_TENSOR
+from trimtab.plan.scheme import Kernels as Kernels
 from trimtab.plan.scheme import NofM as NofM
 from trimtab.plan.scheme import Scheme as Scheme
 from trimtab.plan.scheme import Sparsity as Sparsity

@@ -33,11 +33,13 @@ class BranchDecision(Record):
 class LayerDecision(Record):
     """How one layer's weight is thinned and stored, and how the values that it reads and writes are stored.
 
-    `None` for `weight` and `activation` leaves the layer in float.
+    `None` for `weight` and `activation` leaves the layer in float. `criterion` chooses the entries that `sparsity`
+    removes.
     """
 
     layer: str
     sparsity: Sparsity | None = None
+    criterion: str = "magnitude"
     weight: Scheme | None = None
     activation: Scheme | None = None
     solver: Literal["nearest"] = "nearest"
@@ -90,6 +92,16 @@ class Plan(Record):
                 raise ValueError(f"{kind} {twice[0]!r} is decided more than once")
         return self
 
+    @property
+    def sparse(self) -> bool:
+        """Whether weights inside a layer are zero."""
+        return any(decision.sparsity is not None for decision in self.layers)
+
+    @property
+    def thins(self) -> bool:
+        """Whether channels or weights go, after which batch norm's statistics are others."""
+        return bool(self.groups) or self.sparse
+
     @classmethod
     def uniform(cls, network: _Network, keep: float = 0.5, target: str = "onnxruntime") -> "Plan":
         """A cut without data: every dimension keeps the share `keep` (above 0, at most 1) of its units, evenly spread.
@@ -104,7 +116,7 @@ class Plan(Record):
             raise ConfigError(f"uniform: keep must be above 0 and at most 1, got {keep!r}; give a share such as 0.5")
         kept = {group.name: _evenly(group, keep) for group in network.groups}
         width = {group.name: group.width for group in network.groups}
-        whole = _left_whole(network.products, lambda name: len(kept[name]) / width[name], keep)
+        whole = left_whole(network.products, lambda name: len(kept[name]) / width[name], keep)
         return cls(
             fingerprint=network.fingerprint,
             target=target,
@@ -124,7 +136,7 @@ def _evenly(group: _Group, keep: float) -> tuple[int, ...]:
     return tuple((2 * i + 1) * group.width // (2 * count) for i in range(count))
 
 
-def _left_whole(products: Iterable[Sequence[tuple[str, ...]]], share: Callable[[str], float], keep: float) -> set[str]:
+def left_whole(products: Iterable[Sequence[tuple[str, ...]]], share: Callable[[str], float], keep: float) -> set[str]:
     """Groups that stay whole so that of every product one factor is cut.
 
     That is one chosen in an earlier product, else the one whose share comes nearest to `keep`, of equals the outermost.

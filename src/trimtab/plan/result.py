@@ -18,12 +18,16 @@ class Spread(Record):
 
 
 class Measurement(Record):
-    """One network or artifact, measured. `None` where a quantity was not asked for."""
+    """One network or artifact, measured. `None` where a quantity was not asked for.
+
+    `zeros`: the share (0..1) of exact zeros among the weights that stayed.
+    """
 
     metric: float | None = None
     file_bytes: int | None = None
     macs: int | None = None
     bops: int | None = None
+    zeros: float | None = None
     latency_ms: float | None = None
     peak_bytes: int | None = None
     device: str = "cpu"

@@ -60,4 +60,14 @@ class Tiles(Record):
     fraction: Annotated[float, Field(gt=0, lt=1)]
 
 
-Sparsity = Annotated[Weights | NofM | Tiles, Field(discriminator="kind")]
+class Kernels(Record):
+    """Whole kernels are zero: all that one output channel reads of one input channel. `fraction` removed, 0..1.
+
+    Of a layer without a kernel (linear, recurrent) a kernel is a single weight.
+    """
+
+    kind: Literal["kernels"] = "kernels"
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+
+
+Sparsity = Annotated[Weights | NofM | Tiles | Kernels, Field(discriminator="kind")]

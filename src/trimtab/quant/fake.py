@@ -83,6 +83,7 @@ class WeightFakeQuantize(nn.Module):
     """One scale an output channel (dimension 0) of a weight."""
 
     elementwise = True
+    by_row = ("scale", "zero_point")  # what a cut of dimension 0 cuts too
 
     scale: Tensor
     zero_point: Tensor

@@ -31,22 +31,31 @@ class Entry(Record):
 
 
 class Progress(Record):
-    """How far training has come. `setbacks` counts losses that were not finite; each halved the learning rate."""
+    """How far training has come. `setbacks` counts losses that were not finite; each halved the learning rate.
+
+    `best_metric` is None until there is a network that may be delivered; `stale` counts the epochs since it improved.
+    """
 
     epochs_done: int = 0
-    best_metric: float
+    best_metric: float | None = None
+    stale: int = 0
     setbacks: int = 0
     history: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything needed to go on after an epoch: progress, and copies of weights, best weights and optimizer state."""
+    """Everything needed to go on after an epoch: progress, and copies of tensors by part and name.
+
+    Parts are what `snapshot.taken` gives, and what of them was best, under "best" (weights) and "best_pruner".
+    """
 
     progress: Progress
-    network: Mapping[str, Tensor]
-    best: Mapping[str, Tensor]
-    optimizer: Mapping[str, Tensor]
+    parts: Mapping[str, Mapping[str, Tensor]]
+
+    def part(self, name: str) -> Mapping[str, Tensor]:
+        """The tensors of a part; none where it is empty."""
+        return self.parts.get(name, {})
 
 
 class _Header(Record):
@@ -58,8 +67,8 @@ def save(path: Path, state: State, identity: Mapping[str, str]) -> None:
     """Replace `path` atomically. `identity` says which run this is; only that run can load it."""
     tensors = {
         f"{part}/{name}": tensor.detach().contiguous().clone()
-        for part in ("network", "best", "optimizer")
-        for name, tensor in getattr(state, part).items()
+        for part, named in state.parts.items()
+        for name, tensor in named.items()
     }
     header = _Header(identity=dict(identity), progress=state.progress)
     atomic_write(path, safetensors.torch.save(tensors, metadata={_KEY: header.to_json()}))
@@ -82,11 +91,11 @@ def load(path: Path, identity: Mapping[str, str]) -> State:
             raise RunError(
                 f"{path}: checkpoint of another run, its {key} is {came}, not {wanted}; delete it or give another path"
             )
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimizer": {}}
+    parts: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in tensors.items():
         part, name = full_name.split("/", 1)
-        parts[part][name] = tensor
-    return State(progress=header.progress, **parts)
+        parts.setdefault(part, {})[name] = tensor
+    return State(progress=header.progress, parts=parts)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

@@ -1,7 +1,7 @@
 """Optimizer and learning-rate schedule, and their state as named tensors."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,23 +10,25 @@ from torch import Tensor, nn
 from trimtab.graph import Network
 from trimtab.recover.settings import Settings
 
+_BETA2 = 0.999
+_RISE, _MOMENTUM_SWING = 25.0, 0.1
+
 
 def parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any]]:
-    """Weights with decay, norms and biases without, and quantization scales without and at their own rate.
+    """Weights with decay; norms, biases and gates without; quantization scales without and at their own rate.
 
-    Scales are the parameters of fake-quantization modules (submodules with `elementwise = True`).
+    Scales and gates are the parameters of inserted modules (submodules with `elementwise = True`): scales are those
+    that are named so.
     """
-    scales = {id(p) for module in network.module.modules() if _fake_quantizes(module) for p in module.parameters()}
+    inserted = [module for module in network.module.modules() if _is_inserted(module)]
+    scales = {id(getattr(module, "scale", None)) for module in inserted}
+    gates = {id(parameter) for module in inserted for parameter in module.parameters()} - scales
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weights = [p for p in trained if id(p) not in scales]
+    weights = [p for p in trained if p.dim() > 1 and id(p) not in scales | gates]
+    others = [p for p in trained if (p.dim() <= 1 or id(p) in gates) and id(p) not in scales]
     groups = [
-        {
-            "params": [p for p in weights if p.dim() > 1],
-            "weight_decay": settings.weight_decay,
-            "rate": 1.0,
-            "scales": False,
-        },
-        {"params": [p for p in weights if p.dim() <= 1], "weight_decay": 0.0, "rate": 1.0, "scales": False},
+        {"params": weights, "weight_decay": settings.weight_decay, "rate": 1.0, "scales": False},
+        {"params": others, "weight_decay": 0.0, "rate": 1.0, "scales": False},
         {
             "params": [p for p in trained if id(p) in scales],
             "weight_decay": 0.0,
@@ -37,32 +39,63 @@ def parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any
     return [group for group in groups if group["params"]]
 
 
-def _fake_quantizes(module: nn.Module) -> bool:
+def _is_inserted(module: nn.Module) -> bool:
     return getattr(module, "elementwise", False) is True
 
 
-def build_optimizer(network: Network, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum, fused."""
+def build_optimizer(network: Network, settings: Settings, beside: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum, fused; for the network and for what is trained `beside` it, as weights."""
     groups = parameter_groups(network, settings)
+    if beside:
+        decay = settings.weight_decay
+        groups.append({"params": list(beside), "weight_decay": decay, "rate": 1.0, "scales": False})
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.peak_rate, fused=True)
+        return torch.optim.AdamW(groups, lr=settings.peak_rate, betas=(settings.momentum, _BETA2), fused=True)
     nesterov = settings.momentum > 0
     return torch.optim.SGD(groups, lr=settings.peak_rate, momentum=settings.momentum, nesterov=nesterov, fused=True)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the learning rate of this step, times its own factor."""
+def set_pace(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
+    """Give every group the learning rate of this step, times its own factor, and the momentum."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]
+        if "betas" in group:
+            group["betas"] = (momentum, _BETA2)
+        else:
+            group["momentum"] = momentum
+
+
+def rate_at(step: int, steps: int, settings: Settings) -> float:
+    """Learning rate of step 0 … steps − 1."""
+    return {"cosine": cosine_rate, "one_cycle": one_cycle_rate}[settings.rate](step, steps, settings)
 
 
 def cosine_rate(step: int, steps: int, settings: Settings) -> float:
-    """Learning rate of step 0 … steps − 1: a linear warm-up times a cosine that falls to zero.
+    """A linear warm-up times a cosine that falls to zero.
 
     Source: Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts.
     """
-    warm = max(1, round(settings.warmup * steps))
+    warm = max(1, round(settings.warm * steps))
     return settings.peak_rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+
+def one_cycle_rate(step: int, steps: int, settings: Settings) -> float:
+    """Half a cosine up from a 25th of the peak, and half a cosine down to zero.
+
+    Source: Smith & Topin 2018, "Super-Convergence"; cosines instead of lines, as is usual today.
+    """
+    warm = max(1, round(settings.warm * steps))
+    if step < warm:
+        start = settings.peak_rate / _RISE
+        return start + (settings.peak_rate - start) * 0.5 * (1 - math.cos(math.pi * (step + 1) / warm))
+    return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (steps - warm + 1)))
+
+
+def momentum_at(step: int, steps: int, settings: Settings) -> float:
+    """Momentum of a step: constant, or in one cycle 0.1 lower at the peak of the learning rate."""
+    if settings.rate == "cosine":
+        return settings.momentum
+    return max(0.0, settings.momentum - _MOMENTUM_SWING * one_cycle_rate(step, steps, settings) / settings.peak_rate)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from trimtab.graph import Network
@@ -40,9 +41,10 @@ def _gains_from_bfloat16(network: Network) -> bool:
     return gaining >= _FEW_MACS and 2 * gaining > total
 
 
-def set_layout(network: Network, layout: torch.memory_format) -> None:
+def set_layout(network: Network | nn.Module, layout: torch.memory_format) -> None:
     """Lay the network's 4-D tensors out. No shape changes, so that nothing is analysed again, as `Network.to` would."""
-    for tensor in (*network.module.parameters(), *network.module.buffers()):
+    module = network if isinstance(network, nn.Module) else network.module
+    for tensor in (*module.parameters(), *module.buffers()):
         if tensor.dim() == 4:
             tensor.data = tensor.data.contiguous(memory_format=layout)
 

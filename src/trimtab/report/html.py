@@ -12,7 +12,10 @@ from trimtab.run import atomic_write
 
 
 class LayerRow(Record):
-    """One layer as it came out. Bits are 32 where a side stays in float; `bytes` is its weight's share of the file."""
+    """One layer as it came out. Bits are 32 where a side stays in float; `bytes` is its weight's share of the file.
+
+    `zeros` is the share (0..1) of exact zeros in what is left of the weight.
+    """
 
     name: str
     operator: str
@@ -22,6 +25,7 @@ class LayerRow(Record):
     activation_bits: int
     bytes: int
     kernel: Literal["integer", "float"]
+    zeros: float = 0.0
 
 
 class ReportDetails(Record):

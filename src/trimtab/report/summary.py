@@ -126,7 +126,20 @@ def quantity_rows(result: Result) -> tuple[QuantityRow, ...]:
                     left=new / old if old > 0 else None,
                 )
             )
+    if result.compressed.zeros:
+        rows.append(_zeros_row(result.baseline.zeros or 0.0, result.compressed.zeros))
     return tuple(rows)
+
+
+def _zeros_row(before: float, after: float) -> QuantityRow:
+    return QuantityRow(
+        quantity="zeros",
+        name="zero weights",
+        before=numbers.percent(before),
+        after=numbers.percent(after),
+        change="–",
+        left=None,
+    )
 
 
 def factor(before: float, after: float) -> str:

@@ -1,4 +1,4 @@
-"""Search: what every option costs (profile), the best of all combinations (MILP), and what to try next (strategy)."""
+"""Search: what options cost (profile), the best of all combinations (MILP), what to try next (strategy); `prune`."""
 
 from trimtab.search.fitting import fitting_plan as fitting_plan
 from trimtab.search.plan_search import COST_QUANTITIES as COST_QUANTITIES
@@ -7,8 +7,12 @@ from trimtab.search.plan_search import predicted as predicted
 from trimtab.search.plan_search import search as search
 from trimtab.search.plan_search import smallest as smallest
 from trimtab.search.plan_search import widest_plan as widest_plan
+from trimtab.search.plan_stats import stats_for as stats_for
 from trimtab.search.profile import Profile as Profile
 from trimtab.search.profile import build_profile as build_profile
+from trimtab.search.pruning import Curves as Curves
+from trimtab.search.pruning import measure_curves as measure_curves
+from trimtab.search.pruning import prune as prune
 from trimtab.search.standalone import profile as profile
 from trimtab.search.strategy import Attempt as Attempt
 from trimtab.search.strategy import Judgement as Judgement

@@ -73,6 +73,15 @@ class Progress(Protocol):
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]: ...
 
 
+class Silent:
+    """Progress that nobody looks at."""
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        """Yields an `advance` that does nothing."""
+        yield lambda steps=1: None
+
+
 def forget(key: str, compute: Callable[[], Any]) -> Any:
     """A memo that remembers nothing."""
     return compute()
@@ -161,7 +170,7 @@ class _Meter:
         self.network, self.target = network, target
         self.seen, self.adjusting = lay_out(seen, torch.channels_last), lay_out(adjusting, torch.channels_last)
         with evaluating(network):
-            self.reference = _outputs(network, self.seen)
+            self.reference = outputs_of(network, self.seen)
         self._variant: tuple[tuple[str, bool], Network] | None = None
 
     def loss(self, unit: Unit, option: Option) -> float:
@@ -170,10 +179,10 @@ class _Meter:
             return 0.0
         variant = self._stored(unit, option)
         if option.kept == unit.width:
-            return divergence(_outputs(variant, self.seen), self.reference)
+            return divergence(outputs_of(variant, self.seen), self.reference)
         with _masked(self.network, variant, unit, unit.order[option.kept :]):
             adjusted = reestimate_batchnorm(variant, self.adjusting)
-            return divergence(_outputs(adjusted, self.seen), self.reference)
+            return divergence(outputs_of(adjusted, self.seen), self.reference)
 
     def _stored(self, unit: Unit, option: Option) -> Network:
         """The network with only this unit's layers stored as the option says; the last one is kept."""
@@ -227,7 +236,8 @@ def divergence(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
     return total
 
 
-def _outputs(network: Network, batches: Sequence[Inputs]) -> list[Tensor]:
+def outputs_of(network: Network, batches: Sequence[Inputs]) -> list[Tensor]:
+    """Every output tensor of the network over all batches, one row below the other."""
     with torch.no_grad():
         rows = [pytree.tree_leaves(call(network, inputs)) for inputs in batches]
     return [torch.cat(column) for column in zip(*rows, strict=True)]

@@ -112,13 +112,17 @@ def evaluate_terms(terms: Terms, widths: Mapping[str, int]) -> int:
 
 def widths_of(group: ChannelGroup, target: Target) -> tuple[int, ...]:
     """Widths worth trying, widest first: eighths of the group in multiples that the graph and the kernels want."""
-    kernels = target.channel_multiple // math.gcd(target.channel_multiple, group.unit_size)
-    step = math.lcm(group.multiple_of, kernels)
-    if step > group.width:
-        step = group.multiple_of
+    step = step_of(group, target)
     least = max(math.ceil(group.at_least / step), 1)
     rounded = {max(least, round(group.width * fraction / step)) * step for fraction in _WIDTHS}
     return (group.width, *sorted((w for w in rounded if w < group.width), reverse=True))
+
+
+def step_of(group: ChannelGroup, target: Target) -> int:
+    """What a width is a multiple of: what the graph insists on and, where the group is that wide, the kernels want."""
+    kernels = target.channel_multiple // math.gcd(target.channel_multiple, group.unit_size)
+    step = math.lcm(group.multiple_of, kernels)
+    return step if step <= group.width else group.multiple_of
 
 
 def shape_of(network: Network, layer: Layer) -> LayerShape:

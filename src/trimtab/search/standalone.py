@@ -1,7 +1,5 @@
 """`tt.profile`: a profile outside a run, for whoever uses the stages one by one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +11,7 @@ from trimtab.plan import Target
 from trimtab.recover import settle
 from trimtab.recover.seeding import seeded
 from trimtab.search.plan_search import anchored, widest_plan
-from trimtab.search.profile import RANKING_ROWS, Advance, Profile, build_profile, first_batches
+from trimtab.search.profile import RANKING_ROWS, Profile, Silent, build_profile, first_batches
 from trimtab.tasks.task import Task
 
 
@@ -31,19 +29,10 @@ def profile(network: Network, task: Task, target: Target, *, seed: int = 0, crit
             "bops": float(bops(network)),
         }
         built = build_profile(
-            network, task, target, baseline=baseline, progress=_Silent(), seed=seed, criterion=criterion
+            network, task, target, baseline=baseline, progress=Silent(), seed=seed, criterion=criterion
         )
         widest = widest_plan(built)
         with seeded(seed, 0, task.train):
             batches = [inputs for inputs, _ in first_batches(task.train, RANKING_ROWS)]
         settled = settle(apply(network, widest), batches, structure_changed=False)
         return anchored(built, widest, {"size": float(lower(settled, target, Path(folder) / "int8").file_bytes)})
-
-
-class _Silent:
-    """Progress that nobody looks at."""
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        """Yields an `advance` that does nothing."""
-        yield lambda steps=1: None

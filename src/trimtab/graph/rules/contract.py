@@ -28,7 +28,7 @@ def convolution(call: Call) -> Value:
         call.unify(channels, weight.dims[1])
     else:
         _grouped(call, channels, weight, groups)
-    call.contract(channels, (x, weight), NOT_ZERO)
+    call.contract(channels, (x, weight.along(1)), NOT_ZERO)
     call.role(weight, 1, "in")
     space_out = tuple(_slide(call, weight, i, dim) for i, dim in enumerate(space))
     return _produce(call, x, weight, bias, (batch, space_out))
@@ -101,7 +101,7 @@ def _produce(
     call.produce(weight, 0)
     passed = (*around[0], *around[1])
     alive = along(x, passed) if bias is None else axes_of(passed)
-    alive |= along(weight, weight.dims[:1]) | (set() if bias is None else along(bias, bias.dims))
+    alive |= along(weight.along(0), weight.dims[:1]) | (set() if bias is None else along(bias, bias.dims))
     return Value((*around[0], weight.dims[0], *around[1]), alive)
 
 
@@ -115,7 +115,7 @@ def linear(call: Call) -> Value:
     """[*, I] with weight [O, I] gives [*, O]."""
     x, weight, bias = call.value("input"), call.value("weight"), call.maybe("bias")
     call.unify(x.dims[-1], weight.dims[-1])
-    call.contract(x.dims[-1], (x, weight), NOT_ZERO)
+    call.contract(x.dims[-1], (x, weight.along(-1)), NOT_ZERO)
     call.role(weight, len(weight.dims) - 1, "in")
     if len(weight.dims) == 1:
         return Value(x.dims[:-1], along(x, x.dims[:-1]))

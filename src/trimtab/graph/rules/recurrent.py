@@ -37,7 +37,7 @@ class Weights:
 
     def alive(self, hidden: Dim) -> set[Axis]:
         """Where the gates of a removed unit may be non-zero."""
-        return _along((self.ih, self.hh, *self.biases), hidden)
+        return _along((self.ih.along(0), self.hh.along(0), *self.biases), hidden)
 
 
 @rule(aten.lstm.input)
@@ -154,7 +154,7 @@ def _gates(call: Call, x: Value, weights: Weights) -> Dim:
         call.unify(hidden, _split_gates(call, value, units)[1])
         call.role(value, 0, "out")
     call.unify(x.dims[-1], weights.ih.dims[1])
-    call.contract(x.dims[-1], (x, weights.ih), NOT_ZERO)
+    call.contract(x.dims[-1], (x, weights.ih.along(1)), NOT_ZERO)
     call.role(weights.ih, 1, "in")
     _produce(call, weights.ih, hidden)
     return hidden
@@ -175,10 +175,10 @@ def _produce(call: Call, value: Value, made: Dim) -> None:
 
 def _projected(call: Call, hidden: Dim, alive: set[Axis], hr: Value) -> tuple[Dim, set[Axis]]:
     call.unify(hidden, hr.dims[1])
-    call.contract(hidden, (Value((hidden,), alive), hr), NOT_ZERO)
+    call.contract(hidden, (Value((hidden,), alive), hr.along(1)), NOT_ZERO)
     call.role(hr, 1, "in")
     _produce(call, hr, hr.dims[0])
-    return hr.dims[0], _along([hr], hr.dims[0])
+    return hr.dims[0], _along([hr.along(0)], hr.dims[0])
 
 
 def _keep_wider(call: Call, hidden: Dim, recurring: Dim) -> None:
@@ -225,7 +225,7 @@ def _recur(call: Call, recurring: Dim, h: Value, alive: set[Axis], weights: Weig
     """What was put out comes in again."""
     call.unify(recurring, h.dims[-1])
     call.unify(recurring, weights.hh.dims[1])
-    call.contract(recurring, (Value((recurring,), alive | _along([h], recurring)), weights.hh), NOT_ZERO)
+    call.contract(recurring, (Value((recurring,), alive | _along([h], recurring)), weights.hh.along(1)), NOT_ZERO)
     call.role(weights.hh, 1, "in")
 
 

@@ -1,1 +1,1 @@
-"""Criteria, one file each: `needs` names the statistics, `__call__(network, group, stats)` gives the Scores."""
+"""Criteria, one file each; `prune/contract.py` says what they have in common."""

@@ -1,32 +1,33 @@
-"""Magnitude: a unit whose weights are small matters little."""
+"""Magnitude: weights that are small matter little."""
 
 from typing import ClassVar
 
-import torch
+from torch import Tensor
 
 from trimtab.graph import ChannelGroup, Network
+from trimtab.prune.comparable import comparable
+from trimtab.prune.contract import Promise
+from trimtab.prune.makers import sum_over_makers, weight_of
 from trimtab.prune.scores import Scores
-from trimtab.stats import Stats, sum_by_unit
+from trimtab.stats import Stats
 
 
 class Magnitude:
-    """L2 norm of everything that makes a unit (all its "out" slices), relative to the mean over the group.
+    """Units: ‖w_u‖₂ of everything that makes a unit (all its "out" slices), made `comparable` between groups.
 
-    score_u = ‖w_u‖₂ / mean_v ‖w_v‖₂, so 1 is an average unit of its group whatever the layer's scale, and groups can
-    be compared. A group of zeros scores zero.
-    Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets" (L1 there); the normalization as the layer-wise
-    mean of Molchanov et al. 2017, "Pruning Convolutional Neural Networks for Resource Efficient Inference", sec. 2.2.
+    Entries: w², which ranks as |w| and adds up to squared norms.
+    Source: units, Li et al. 2017, "Pruning Filters for Efficient ConvNets" (L1 there); entries, Han et al. 2015,
+    "Learning both Weights and Connections for Efficient Neural Networks".
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    promises: ClassVar[frozenset[Promise]] = frozenset({"equivariant", "scale_free", "useless_unit", "useless_entry"})
 
     def __call__(self, network: Network, group: ChannelGroup, stats: Stats) -> Scores:
         """Raises: NumericsError when a weight is not finite."""
-        parameters = dict(network.named_parameters())
-        squares = torch.zeros(group.width, dtype=torch.float64)
-        for member in group.members:
-            if member.role == "out":
-                squares += sum_by_unit(network, group, member, parameters[member.parameter].detach().double().square())
-        norms = squares.sqrt()
-        mean = norms.mean()
-        return Scores(group=group.name, values=norms if mean == 0 else norms / mean)
+        squares = sum_over_makers(network, group, lambda name: weight_of(network, name).square())
+        return Scores(group=group.name, values=comparable(group, squares.sqrt()))
+
+    def entries(self, network: Network, parameter: str, stats: Stats) -> Tensor:
+        """Squares of the weights."""
+        return weight_of(network, parameter).square()

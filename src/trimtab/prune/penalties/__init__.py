@@ -1,0 +1,1 @@
+"""Penalties, one file each: a term for the loss that makes weights or units small. `contract` says what they share."""

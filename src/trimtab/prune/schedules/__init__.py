@@ -1,0 +1,1 @@
+"""What the schedules do to a network while it trains, one file each; `prune.pruner.make_pruner` chooses."""

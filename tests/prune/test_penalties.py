@@ -1,0 +1,250 @@
+"""Penalties against loops over single numbers and finite differences; gates against their distribution."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sparse_nets import batch, mixed, perceptron
+from torch import nn
+
+from trimtab.errors import ConfigError
+from trimtab.graph import capture
+from trimtab.plan import Penalty
+from trimtab.prune import PENALTIES
+from trimtab.prune.penalties.l0 import HardConcrete
+from trimtab.prune.penalties.strength import Strength
+
+WEIGHTS = ("stem.weight", "body.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0", "head.weight")
+
+
+def doubled():
+    network = mixed(torch.float64)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_()
+    return network, PENALTIES.load
+
+
+def group_lasso_by_hand(network):
+    value = 0.0
+    parameters = {name: p.detach().numpy() for name, p in network.named_parameters()}
+    for group in network.groups:
+        for unit in range(group.width):
+            squares, number = 0.0, 0
+            for member in group.members:
+                if member.parameter in parameters:
+                    of_unit = (network.units(group, member) == unit).numpy()
+                    taken = np.compress(of_unit, parameters[member.parameter], axis=member.dim)
+                    squares, number = squares + (taken**2).sum(), number + taken.size
+            value += math.sqrt(number * squares)
+    return value
+
+
+BY_HAND = {
+    "l1": lambda network: sum(np.abs(dict(network.named_parameters())[n].detach().numpy()).sum() for n in WEIGHTS),
+    "l2": lambda network: sum((dict(network.named_parameters())[n].detach().numpy() ** 2).sum() for n in WEIGHTS),
+    "slimming": lambda network: sum(map(abs, dict(network.named_parameters())["bn.weight"].tolist())),
+    "group_lasso": group_lasso_by_hand,
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_value_by_hand_and_gradient_by_finite_differences(kind):
+    network, load = doubled()
+    term = load(kind)(network)
+    assert float(term().detach()) == pytest.approx(BY_HAND[kind](network), rel=1e-12)
+    term().backward()
+    for name, parameter in network.named_parameters():
+        for index in torch.randint(parameter.numel(), (2,)).tolist():
+            flat, step = parameter.data.view(-1), 1e-6
+            sides = []
+            for sign in (1, -1):
+                flat[index] += sign * step
+                sides.append(BY_HAND[kind](network))
+                flat[index] -= sign * step
+            found = 0.0 if parameter.grad is None else float(parameter.grad.view(-1)[index])
+            assert found == pytest.approx((sides[0] - sides[1]) / (2 * step), rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2", "slimming", "group_lasso"])
+def test_zeros_have_a_finite_gradient_and_are_negligible(kind):
+    network, load = doubled()
+    term = load(kind)(network)
+    assert 0 <= term.negligible() < 0.2
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    term().backward()
+    assert all(p.grad is None or not bool(p.grad.any()) for p in network.parameters())
+    assert term.negligible() == 1
+    term.finish()
+
+
+def test_negligible_is_the_share_of_its_pieces():
+    network, load = doubled()
+    parameters = dict(network.named_parameters())
+    l1, lasso, slimming = (load(kind)(network) for kind in ("l1", "group_lasso", "slimming"))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(1.0)
+        parameters["stem.weight"].view(-1)[:72] = -0.0099
+        parameters["bn.weight"][:4] = 0.005
+    assert l1.negligible() == pytest.approx(72 / sum(parameters[n].numel() for n in WEIGHTS))
+    assert slimming.negligible() == 0.5
+    assert lasso.negligible() == 0
+    group = network.group("stem")
+    with torch.no_grad():
+        for member in group.members:
+            if member.parameter in parameters:
+                unit = network.units(group, member)
+                parameters[member.parameter].index_fill_(member.dim, (unit == 3).nonzero().squeeze(1), 1e-3)
+    assert lasso.negligible() == pytest.approx(1 / sum(g.width for g in network.groups))
+
+
+def test_hard_concrete_expectations_by_sampling():
+    gate = HardConcrete(torch.zeros(5, dtype=torch.float64)).train()
+    gate.log_alpha.data = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0], dtype=torch.float64)
+    with torch.no_grad():
+        draws = torch.stack([gate.sample() for _ in range(10_000)])
+        assert draws.min() == 0
+        assert draws.max() == 1
+        np.testing.assert_allclose((draws > 0).double().mean(0).numpy(), gate.open().numpy(), atol=0.025)
+        # P(z < 1) from the binary concrete distribution's own law (Maddison et al. 2017): P(s < t) as a sigmoid
+        t = (1 - -0.1) / (1.1 - -0.1)
+        below = torch.sigmoid(2 / 3 * math.log(t / (1 - t)) - gate.log_alpha)
+        np.testing.assert_allclose((draws < 1).double().mean(0).numpy(), below.numpy(), atol=0.025)
+    gate.eval()
+    s = 1 / (1 + np.exp(-gate.log_alpha.detach().numpy()))
+    expected = np.minimum(1, np.maximum(0, s * 1.2 - 0.1))
+    np.testing.assert_allclose(gate(torch.ones(5, dtype=torch.float64)).detach().numpy(), expected, rtol=1e-12)
+    assert expected[0] == 0
+    assert expected[4] == 1
+
+
+def test_gradients_of_the_gates_by_finite_differences():
+    gate = HardConcrete(torch.zeros(7, dtype=torch.float64)).train()
+    gate.log_alpha.data.normal_()
+
+    def value(log_alpha):
+        torch.manual_seed(3)
+        gate.log_alpha.data = log_alpha
+        return float((gate(torch.arange(7.0, dtype=torch.float64)) + gate.open()).sum().detach())
+
+    start = gate.log_alpha.detach().clone()
+    torch.manual_seed(3)
+    (gate(torch.arange(7.0, dtype=torch.float64)) + gate.open()).sum().backward()
+    for i, unit in enumerate(torch.eye(7, dtype=torch.float64)):
+        slope = (value(start + 1e-6 * unit) - value(start - 1e-6 * unit)) / 2e-6
+        assert float(gate.log_alpha.grad[i]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_l0_leaves_the_network_as_it_was_until_gates_close_and_bakes_them_in():
+    network, load = doubled()
+    network.eval()
+    x = batch(network, 0)[0].double()
+    before, code, names = network(x), network.module.code, [n for n, _ in network.named_parameters()]
+    groups = [(g.name, g.width, g.members) for g in network.groups]
+    term = load("l0")(network)
+    assert torch.equal(network(x), before)
+    assert term.negligible() == 0
+    assert [(g.name, g.width, g.members) for g in network.groups] == groups
+    gates = {n: p for n, p in network.named_parameters() if n not in names}
+    assert len(gates) == len(WEIGHTS)
+    expected = sum(1 / (1 + math.exp(-(3 - 2 / 3 * math.log(0.1 / 1.1)))) * p.numel() for p in gates.values())
+    assert float(term().detach()) == pytest.approx(expected)
+    network.train()
+    assert not torch.equal(network(x), network(x))
+    with torch.no_grad():
+        for gate in gates.values():
+            gate.normal_(0, 3)
+    share = term.negligible()
+    network.eval()
+    half_closed = network(x)
+    assert not torch.equal(half_closed, before)
+    term.finish()
+    assert torch.equal(network(x), half_closed)
+    assert [n for n, _ in network.named_parameters()] == names
+    assert network.module.code == code
+    zeros = sum(int((dict(network.named_parameters())[n] == 0).sum()) for n in WEIGHTS)
+    assert 0.1 < share == pytest.approx(zeros / sum(dict(network.named_parameters())[n].numel() for n in WEIGHTS))
+
+
+def test_a_shared_weight_has_one_gate():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(torch.tanh(self.layer(x)))
+
+    network = capture(Tied(), torch.randn(2, 4))
+    x = torch.randn(5, 4)
+    term = PENALTIES.load("l0")(network)
+    gates = [p for n, p in network.named_parameters() if "log_alpha" in n]
+    assert [p.shape for p in gates] == [(4, 4)]
+    gates[0].data.normal_(0, 3)
+    before = network(x)
+    term.finish()
+    assert torch.equal(network(x), before)
+
+
+@pytest.mark.parametrize("kind", sorted(PENALTIES))
+def test_every_registered_penalty_makes_more_negligible_as_it_is_trained(kind):
+    """The target hangs on two of twelve inputs; steps become small at the end, so that what is zero stays there."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    network = capture(nn.Sequential(*layers).eval(), torch.randn(4, 12)).train()
+    x = torch.randn(256, 12)
+    y = (x[:, 0] > x[:, 1]).long()
+    term = PENALTIES.load(kind)(network)
+    settings = Penalty(kind=kind, strength=3e-2 if kind == "slimming" else 1e-3, growth=1.7, until=0.3)
+    strength = Strength(settings, term)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
+    start = term.negligible()
+    for epoch in range(15):
+        optimizer.param_groups[0]["lr"] = 0.03 * 0.6**epoch if kind != "l0" else 0.1
+        for _ in range(15):
+            optimizer.zero_grad()
+            (F.cross_entropy(network(x), y) + strength.value * term()).backward()
+            optimizer.step()
+        strength.epoch_done()
+    assert term.negligible() > start + 0.1
+    term.finish()
+    assert float((network.eval()(x).argmax(1) == y).double().mean()) > 0.8
+
+
+def test_strength_grows_until_the_penalty_works_and_is_resumed():
+    class Term:
+        share = 0.0
+
+        def negligible(self):
+            return self.share
+
+    term = Term()
+    strength = Strength(Penalty(kind="l1", strength=1e-4, growth=2.0, until=0.5), term)
+    seen = []
+    for term.share in (0.0, 0.49, 0.5, 0.9, 0.2):
+        strength.epoch_done()
+        seen.append(strength.value)
+    assert seen == [2e-4, 4e-4, 4e-4, 4e-4, 8e-4]
+    other = Strength(Penalty(kind="l1", strength=1e-4), term)
+    other.restore(strength.state())
+    assert other.value == strength.value
+
+
+def test_a_network_without_what_a_penalty_acts_on_is_refused():
+    plain = capture(nn.Tanh(), torch.randn(2, 3))
+    for kind in ("l1", "l2", "l0"):
+        with pytest.raises(
+            ConfigError, match=f"penalty '{kind}' acts on the weights of layers, and the network has none"
+        ):
+            PENALTIES.load(kind)(plain)
+    with pytest.raises(ConfigError, match=r"'group_lasso' acts on the units of channel groups, .* choose 'l1'"):
+        PENALTIES.load("group_lasso")(plain)
+    with pytest.raises(ConfigError, match=r"'slimming' acts on the scales of BatchNorm .* choose 'group_lasso'"):
+        PENALTIES.load("slimming")(perceptron(4, 4, 4))
+    with pytest.raises(ConfigError, match="unknown penalty 'l3'; known: group_lasso, l0, l1, l2, slimming"):
+        PENALTIES.load("l3")

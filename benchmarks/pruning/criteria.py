@@ -1,6 +1,7 @@
 """Every criterion with every granularity that makes sense, on a CNN, an LSTM and a transformer, before training."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
@@ -15,9 +16,9 @@ from trimtab.measure import evaluate
 from trimtab.plan import Fraction, Plan
 from trimtab.prune import CRITERIA
 from trimtab.prune.contract import BranchCriterion, EntryCriterion, UnitCriterion
-from trimtab.prune.masks import masks_of
+from trimtab.prune.masks import prunable
 from trimtab.recover import Settings
-from trimtab.stats import collect
+from trimtab.stats import Stats, collect
 
 PROTOCOL = """\
 A CNN with batch norm, a two-layer LSTM and a five-layer transformer learn MNIST (20 000 images, 3 epochs, seed 0).
@@ -45,21 +46,18 @@ def run(name: str, *, quick: bool = False, show: Any = None) -> Iterator[dict[st
     stats = collect(network, batches, digits.loss, needs)
     whole = evaluate(network, digits.val, digits.metric).value
     for granularity in GRANULARITIES:
-        chances: dict[frozenset[str], dict[str, float]] = {}
+        trial = _Trial(network, digits, stats, batches, granularity)
+        chances: dict[frozenset[str], tuple[dict[str, float], set[str]]] = {}
         for criterion in ("random", *(c for c in CRITERIA if c != "random")):
             left = _unscored(network, granularity, criterion, stats)
             if left is None:
                 continue
-
-            def reached(by: str, seeds: Iterable[int]) -> dict[str, float]:
-                plans = [_plan(network, granularity, by, stats, left, seed) for seed in seeds]  # noqa: B023
-                judged = [_judged(network, plan, stats, left, digits, batches) for plan in plans]  # noqa: B023
-                return {name: mean(one[name] for one in judged) for name in judged[0]}
-
             if left not in chances:
-                chances[left] = reached("random", RANDOM_SEEDS)
-            chance = chances[left]
-            found = chance if criterion == "random" else reached(criterion, (0,))
+                plans = [trial.plan("random", left, seed) for seed in RANDOM_SEEDS]
+                counted = {name for plan in plans for name in _decided(plan)}
+                chances[left] = trial.reached(plans, counted), counted
+            chance, counted = chances[left]
+            found = chance if criterion == "random" else trial.reached([trial.plan(criterion, left)], counted)
             yield {
                 "network": name,
                 "granularity": granularity,
@@ -106,30 +104,56 @@ def _unscored(network: tt.Network, granularity: str, criterion: str, stats: Any)
     return None if len(unscored) == len(network.groups) else frozenset(unscored)
 
 
-def _plan(network: tt.Network, granularity: str, criterion: str, stats: Any, left: Collection[str], seed: int) -> Plan:
-    amount = None if granularity == HALF else Fraction(removed=REMOVED)
-    return tt.prune(
-        network, amount, granularity=granularity, criterion=criterion, stats=stats, leave=left, seed=seed, target=TARGET
-    )
+def _decided(plan: Plan) -> set[str]:
+    """The groups, layers or branches that lose something."""
+    return {d.group for d in plan.groups} | {d.layer for d in plan.layers} | {d.branch for d in plan.branches}
 
 
-def _judged(
-    network: tt.Network, plan: Plan, stats: Any, left: Collection[str], digits: tt.Task, batches: list[Any]
-) -> dict[str, float]:
-    """Accuracy and loss on val, and the share of pieces that are gone."""
-    small = tt.settle(tt.apply(network, plan, stats=stats), [inputs for inputs, _ in batches], structure_changed=True)
-    return {
-        "accuracy": evaluate(small, digits.val, digits.metric).value,
-        "loss": evaluate(small, digits.val, lambda outputs, labels: digits.loss(outputs, labels).item()).value,
-        "removed": _share_removed(network, small, plan, left),
-    }
+@dataclass(frozen=True)
+class _Trial:
+    """One network, to lose pieces of one granularity."""
+
+    network: tt.Network
+    digits: tt.Task
+    stats: Stats
+    batches: list[Any]
+    granularity: str
+
+    def plan(self, criterion: str, left: frozenset[str], seed: int = 0) -> Plan:
+        """What the criterion removes over the network, but for the groups in `left`."""
+        return tt.prune(
+            self.network,
+            None if self.granularity == HALF else Fraction(removed=REMOVED),
+            granularity=self.granularity,
+            criterion=criterion,
+            stats=self.stats,
+            leave=left,
+            seed=seed,
+            target=TARGET,
+        )
+
+    def reached(self, plans: Sequence[Plan], counted: set[str]) -> dict[str, float]:
+        """Accuracy and loss on val, and the share of pieces that are gone; means over the plans."""
+        inputs = [batch for batch, _ in self.batches]
+        judged = []
+        for plan in plans:
+            small = tt.settle(tt.apply(self.network, plan, stats=self.stats), inputs, structure_changed=True)
+            judged.append(
+                {
+                    "accuracy": evaluate(small, self.digits.val, self.digits.metric).value,
+                    "loss": evaluate(small, self.digits.val, lambda out, y: self.digits.loss(out, y).item()).value,
+                    "removed": _share_removed(self.network, small, plan, counted | _decided(plan)),
+                }
+            )
+        return {name: mean(one[name] for one in judged) for name in judged[0]}
 
 
-def _share_removed(network: tt.Network, small: tt.Network, plan: Plan, left: Collection[str]) -> float:
+def _share_removed(network: tt.Network, small: tt.Network, plan: Plan, counted: set[str]) -> float:
+    """Of the pieces of what can lose some: what a random plan or this one takes from."""
     if plan.branches:
         return len(plan.branches) / len(network.branches)
     if plan.groups:
-        widths = {group.name: group.width for group in network.groups if group.name not in left}
+        widths = {group.name: group.width for group in network.groups if group.name in counted}
         return sum(widths[d.group] - len(d.kept) for d in plan.groups) / sum(widths.values())
-    masks = masks_of(small, plan).values()
-    return 1 - sum(int(keep.sum()) for keep in masks) / sum(keep.numel() for keep in masks)
+    weights = [small.module.get_parameter(name) for layer, name in prunable(small).items() if layer in counted]
+    return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)

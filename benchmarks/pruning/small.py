@@ -4,17 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+from trimtab.tasks.digits import Residual
 
 
 class Cnn(nn.Module):
@@ -23,9 +13,9 @@ class Cnn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-        self.fine = nn.Sequential(*(_Residual(32) for _ in range(3)))
+        self.fine = nn.Sequential(*(Residual(32) for _ in range(3)))
         self.down = nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
-        self.coarse = nn.Sequential(*(_Residual(64) for _ in range(2)))
+        self.coarse = nn.Sequential(*(Residual(64) for _ in range(2)))
         self.head = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -45,6 +45,17 @@ def test_a_share_of_the_channels_is_reached_to_the_piece(network, share, allocat
     tt.apply(network, plan)
 
 
+def test_kernels_of_different_sizes_are_compared_by_the_mean_of_their_entries():
+    """A 3×3 kernel of entries 1 sums to nine, a linear layer's single entry of 2 to four: the 3×3 leaves first."""
+    mixed = residual()
+    with torch.no_grad():
+        for name, parameter in mixed.named_parameters():
+            parameter.fill_(2.0 if name == "head.weight" else 1.0)
+    plan = tt.prune(mixed, Count(removed=10), granularity="kernels", criterion="magnitude", allocation="global")
+    assert plan.layers
+    assert "head" not in {decision.layer for decision in plan.layers}
+
+
 @settings(max_examples=12, deadline=None)
 @given(SHARE, st.sampled_from(["weights", "kernels", "4x2"]), ALLOCATED)
 def test_a_share_of_the_entries_is_reached_to_the_piece(network, share, granularity, allocation):

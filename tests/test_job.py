@@ -101,6 +101,9 @@ def test_a_folder_that_cannot_be_written(task, tmp_path):
 def test_wrong_options_leave_no_folder(task, tmp_path):
     folder = tmp_path / "run"
     refused(ConfigError, "unknown criterion 'luck'; known: ablation, activation", task, folder, criterion="luck")
+    refused(
+        ConfigError, "criterion 'lamp' does not score channels; known that do: ablation", task, folder, criterion="lamp"
+    )
     refused(ConfigError, "seed: must be 0 or more, got -1", task, folder, seed=-1)
     refused(ConfigError, "unknown target 'abacus'; known: onnxruntime", task, folder, target="abacus")
     for options in ({"minutes": 0.0}, {"epochs": 0}, {"rounds": 0}):

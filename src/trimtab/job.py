@@ -25,7 +25,7 @@ from trimtab.lower import target as target_of
 from trimtab.measure import artifact_peak, bops, drop_of, evaluate, first_rows, latencies, macs
 from trimtab.plan import Budget, Plan, Proof, Record
 from trimtab.prepare import hold_plan
-from trimtab.prune import CRITERIA
+from trimtab.prune import UnitCriterion
 from trimtab.recover import Settings, recover, settle
 from trimtab.recover.checkpoint import digest
 from trimtab.recover.seeding import seeded
@@ -45,7 +45,9 @@ from trimtab.search import (
     stats_for,
     widest_plan,
 )
+from trimtab.search.pruning.scoring import scorer
 from trimtab.search.strategy import LADDER
+from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
 from trimtab.tasks.rows import batches_in, count
 
@@ -109,7 +111,7 @@ class Job:
         if seed < 0:
             raise ConfigError(f"seed: must be 0 or more, got {seed}")
         target_of(target)
-        CRITERIA.load(options.criterion)
+        scorer(options.criterion, Stats(), UnitCriterion, of="channels")
         validate(task)
         try:
             run = Run.open(

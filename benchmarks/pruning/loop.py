@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import trimtab as tt
 from harness import Claim
 from trimtab.plan import LayerDecision, Plan, Weights
+from trimtab.prepare import hold_plan
 from trimtab.recover import Settings
 from trimtab.tasks import load_task
 
@@ -38,7 +39,7 @@ def run(*, steps: int = STEPS, turns: int = TURNS) -> list[dict[str, Any]]:
     narrow = tt.apply(network, Plan.uniform(network, keep=0.5))
     contestants: dict[str, Callable[[], float]] = {
         "by hand, masks": lambda: _by_hand(task, sparse, masks=True),
-        "recover, masks": lambda: _recover(task, tt.hold_plan(sparse, _plan(network)), SETTINGS),
+        "recover, masks": lambda: _recover(task, hold_plan(sparse, _plan(network)), SETTINGS),
         "by hand": lambda: _by_hand(task, network, masks=False),
         "recover": lambda: _recover(task, network, SETTINGS),
         "recover, distilling": lambda: _recover(task, network, DISTILLING, teacher=network),

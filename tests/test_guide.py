@@ -19,12 +19,18 @@ def code(heading: str) -> str:
     return found[1]
 
 
-def test_a_training_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cancer.py").write_text(code("Write a task"))
-    monkeypatch.chdir(tmp_path)
+def run(heading: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The names that the code under a heading leaves, run in a folder that has the guide's task."""
+    (folder / "cancer.py").write_text(code("Write a task"))
+    monkeypatch.chdir(folder)
     torch.manual_seed(0)
     names: dict[str, object] = {}
-    exec(code("In your own training loop"), names)
+    exec(code(heading), names)
+    return names
+
+
+def test_a_training_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("In your own training loop", tmp_path, monkeypatch)
     smaller = names["smaller"]
     assert isinstance(smaller, Network)
     weight = smaller.module.get_parameter("2.weight")
@@ -33,11 +39,7 @@ def test_a_training_loop_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_zeros_inside_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cancer.py").write_text(code("Write a task"))
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    names: dict[str, object] = {}
-    exec(code("Zeros inside layers"), names)
+    names = run("Zeros inside layers", tmp_path, monkeypatch)
     trained, smaller = names["trained"], names["smaller"]
     assert isinstance(trained, Network)
     assert isinstance(smaller, Network)
@@ -48,11 +50,7 @@ def test_zeros_inside_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cancer.py").write_text(code("Write a task"))
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    names: dict[str, object] = {}
-    exec(code("Recovery"), names)
+    names = run("Recovery", tmp_path, monkeypatch)
     weight = names["recovered"].network.module.get_parameter("2.weight")  # type: ignore[attr-defined]
     assert weight.shape == (256, 128)
     assert float((weight == 0).double().mean()) == pytest.approx(0.9, abs=1e-3)

@@ -55,16 +55,19 @@ def prune_command(
     """Decide what to remove by a share, a count or a threshold, without training; kept in plan.json."""
     from trimtab.apply import apply
     from trimtab.measure import macs, zero_share
+    from trimtab.prune import CRITERIA
     from trimtab.report import stages
     from trimtab.run import atomic_write
     from trimtab.search import prune
+    from trimtab.search.plan_stats import training_stats
 
     amount = _amount(remove, of, count, quantile, threshold)
     progress = stages(quiet or as_json)
     loaded = task_of(task, setting)
     network = captured(loaded)
     asked: dict[str, Any] = {"granularity": granularity, "criterion": criterion, "leave": leave or (), "target": target}
-    asked["stats"] = _statistics(network, loaded, criterion, seed, progress)
+    with progress.stage("statistics"):
+        asked["stats"] = training_stats(CRITERIA.load(criterion).needs, network, loaded, seed=seed)
     if allocation == "sensitivity":
         asked["curves"] = _curves(network, loaded, curves, progress, **asked)
     plan = prune(network, amount, allocation=allocation, seed=seed, progress=progress, **asked)
@@ -115,20 +118,6 @@ def _share(text: str) -> float:
     if rest or not 0 < share < 1:
         raise ConfigError(f"--remove: a share above 0 and below 1 is needed, got {text!r}; give 50% or 0.5")
     return share
-
-
-def _statistics(network: Any, task: Any, criterion: str, seed: int, progress: Any) -> Any:
-    """What the criterion needs, of the first training batches in the order of `seed`; None when it needs nothing."""
-    from trimtab.prune import CRITERIA
-    from trimtab.recover.seeding import seeded
-    from trimtab.search.profile import RANKING_ROWS, first_batches
-    from trimtab.stats import collect
-
-    needs = CRITERIA.load(criterion).needs
-    if not needs:
-        return None
-    with progress.stage("statistics"), seeded(seed, 0, task.train):
-        return collect(network, list(first_batches(task.train, RANKING_ROWS)), task.loss, needs)
 
 
 def _curves(network: Any, task: Any, file: Path | None, progress: Any, **asked: Any) -> Any:

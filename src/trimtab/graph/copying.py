@@ -1,4 +1,4 @@
-"""Deep copies of graph modules."""
+"""Deep copies of graph modules, and what a new node says of itself."""
 
 import copy
 import warnings
@@ -16,3 +16,8 @@ def copy_module(module: fx.GraphModule, sharing: Iterable[Tensor] = ()) -> fx.Gr
         # torch 2.13 warns about its own class when a tree specification is copied.
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         return copy.deepcopy(module, {id(tensor): tensor for tensor in sharing})
+
+
+def described(node: fx.Node) -> dict[str, object]:
+    """What a new node that gives the same value says of itself: shape, and place in the user's code."""
+    return {key: node.meta[key] for key in ("val", "stack_trace") if key in node.meta}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from trimtab.errors import LoweringError
-from trimtab.graph.copying import copy_module
+from trimtab.graph.copying import copy_module, described
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.propagate import batch_dimensions
 from trimtab.graph.source import of_node
@@ -23,7 +23,6 @@ from trimtab.quant.placement import (
     ADAPTIVE_POOLS,
     FUSED_ACTIVATIONS,
     averages_whole_map,
-    described,
     norm_of,
     only_user,
     source,

@@ -10,6 +10,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from trimtab.graph.analysis import tensor_names
+from trimtab.graph.copying import described
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.layers import parameter_of
 from trimtab.graph.modes import MARK
@@ -207,8 +208,3 @@ def _insert_activation(module: GraphModule, site: Node, scheme: Scheme) -> None:
         rounded = module.graph.call_module(name, (site,))
     rounded.meta = described(site)
     site.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded)
-
-
-def described(node: Node) -> dict[str, object]:
-    """What a new node that gives the same value says of itself: shape, and place in the user's code."""
-    return {key: node.meta[key] for key in ("val", "stack_trace") if key in node.meta}

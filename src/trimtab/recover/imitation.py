@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from trimtab.errors import ConfigError
 from trimtab.graph import Network
-from trimtab.quant.placement import described
+from trimtab.graph.copying import described
 from trimtab.recover.distill import SMALLEST_VARIANCE, whole_variance
 from trimtab.recover.settings import Imitation
 

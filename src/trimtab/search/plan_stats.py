@@ -1,5 +1,7 @@
 """The statistics that the criteria of a plan need, from training data."""
 
+from collections.abc import Collection
+
 from trimtab.graph import Network
 from trimtab.plan import Plan
 from trimtab.prune.sparsify import needed_statistics
@@ -15,7 +17,11 @@ def stats_for(plan: Plan, network: Network, task: Task, *, seed: int = 0) -> Sta
     Of the first training batches in the order of `seed`, of at least 1024 rows in all.
     Raises: ConfigError for an unknown criterion, and as `collect`.
     """
-    needs = needed_statistics(plan)
+    return training_stats(needed_statistics(plan), network, task, seed=seed)
+
+
+def training_stats(needs: Collection[str], network: Network, task: Task, *, seed: int = 0) -> Stats | None:
+    """These statistics of the same batches; None for no needs. Raises: as `collect`."""
     if not needs:
         return None
     with seeded(seed, 0, task.train):

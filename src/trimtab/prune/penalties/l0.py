@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from trimtab.graph import Network
 from trimtab.graph.analysis import attribute
+from trimtab.graph.copying import described
 from trimtab.prune.penalties.weights import total, weights_of
 
 TEMPERATURE, LOW, HIGH = 2 / 3, -0.1, 1.1
@@ -101,7 +102,7 @@ def _insert(network: Network, name: str, weight: Tensor) -> HardConcrete:
         if node.op == "get_attr" and attribute(module, str(node.target)) is weight:
             with module.graph.inserting_after(node):
                 call = module.graph.call_module(_path(name), (node,))
-            call.meta = {key: node.meta[key] for key in ("val", "stack_trace") if key in node.meta}
+            call.meta = described(node)
             node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
     return gate
 

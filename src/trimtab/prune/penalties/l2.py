@@ -1,26 +1,20 @@
 """L2: every weight is drawn to zero with a force that falls as it gets there."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
-from trimtab.graph import Network
-from trimtab.prune.penalties.weights import share_below, total, weights_of
+from trimtab.prune.penalties.weights import WeightPenalty
 
 
-class L2:
-    """Σw² over the weights of all layers. Negligible: at most a hundredth of the largest weight of the layer.
+class L2(WeightPenalty):
+    """Σw² over the weights of all layers.
 
     Source: Han et al. 2015, "Learning both Weights and Connections for Efficient Neural Networks", section 3.1.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._weights = weights_of(network, "l2")
+    name: ClassVar[str] = "l2"
 
-    def __call__(self) -> Tensor:
-        return total({name: weight.square().sum() for name, weight in self._weights.items()})
-
-    def negligible(self) -> float:
-        """The share of all weights."""
-        return share_below(self._weights.values())
-
-    def finish(self) -> None:
-        """Nothing was inserted."""
+    def of(self, weight: Tensor) -> Tensor:
+        """The penalty of one weight tensor, a scalar."""
+        return weight.square().sum()

@@ -1,6 +1,7 @@
-"""The weights that penalties on single weights act on."""
+"""Penalties on single weights, and the weights that they act on."""
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,29 @@ from trimtab.errors import ConfigError
 from trimtab.graph import Network
 from trimtab.prune.masks import prunable
 from trimtab.prune.penalties.contract import NEGLIGIBLE
+
+
+class WeightPenalty:
+    """Σ `of(weight)` over the weights of all layers. Negligible: at most a hundredth of the layer's largest."""
+
+    name: ClassVar[str]
+
+    def __init__(self, network: Network) -> None:
+        self._weights = weights_of(network, self.name)
+
+    def __call__(self) -> Tensor:
+        return total({name: self.of(weight) for name, weight in self._weights.items()})
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The penalty of one weight tensor, a scalar."""
+        raise NotImplementedError
+
+    def negligible(self) -> float:
+        """The share of all weights."""
+        return share_below(self._weights.values())
+
+    def finish(self) -> None:
+        """Nothing was inserted."""
 
 
 def weights_of(network: Network, penalty: str) -> dict[str, nn.Parameter]:

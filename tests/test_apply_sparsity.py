@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from int8_nets import ACTIVATION, WEIGHT, conv, head
+from recurrent_net import Last
 from trimtab.apply import apply
 from trimtab.errors import ConfigError, PlanError
 from trimtab.graph import Network, capture
@@ -103,14 +104,6 @@ def test_every_criterion_of_single_weights_carries_a_plan_out(network: Network, 
 
 
 def test_recurrent_matrices_are_sparse_and_stay_in_float() -> None:
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(x)[0][:, -1])
-
     network = capture(Last().eval(), torch.randn(3, 5, 4))
     halves = [
         LayerDecision(layer=f"lstm.weight_{kind}_l0", sparsity=sparsity)

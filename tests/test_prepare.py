@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from int8_nets import ACTIVATION, WEIGHT, bare, conv, head, random_inputs, randomize, residual
+from recurrent_net import Last
 from trimtab.apply import apply
 from trimtab.errors import ConfigError, PlanError, TaskError
 from trimtab.graph import Network, capture
@@ -237,17 +238,9 @@ def test_blocks_are_those_of_the_cut_network(sparsity: Any) -> None:
 
 
 def test_recurrent_matrices_are_held_too() -> None:
-    class Reader(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.out = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.lstm(x)[0][:, -1])
-
     example = torch.randn(5, 6, 4)
-    it = capture(Reader(), example)
-    layers = tuple(LayerDecision(layer=name, sparsity=Weights(fraction=0.5)) for name in ("lstm.weight_hh_l0", "out"))
+    it = capture(Last(), example)
+    layers = tuple(LayerDecision(layer=name, sparsity=Weights(fraction=0.5)) for name in ("lstm.weight_hh_l0", "head"))
     plan = Plan(fingerprint=it.fingerprint, target="onnxruntime", layers=layers)
     prepared = prepare(it, None, plan, schedule=GRADUAL, steps=3)
     optimizer = torch.optim.AdamW(prepared.parameters())

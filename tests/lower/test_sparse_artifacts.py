@@ -10,6 +10,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from int8_nets import ACTIVATION, WEIGHT, conv, head, randomize
+from recurrent_net import Last
 from trimtab.apply import apply
 from trimtab.graph import Network, capture, shrink
 from trimtab.lower import lower, lower_float, prove, target
@@ -101,14 +102,6 @@ def test_an_integer_file_has_the_zeros_and_the_simulation_agrees(tmp_path: Path)
 
 
 def test_a_recurrent_file_has_the_zeros(tmp_path: Path) -> None:
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(self.lstm(x)[0][:, -1])
-
     network = capture(Last().eval(), torch.randn(3, 5, 4))
     names = ("lstm.weight_ih_l0", "lstm.weight_hh_l0")
     plan = Plan(

@@ -47,16 +47,16 @@ def test_widths_without_codes_are_refused(name: str, bits: int) -> None:
 def test_encode_picks_the_nearest_of_all_values(name: str, bits: int) -> None:
     grid = GRIDS.load(name)(bits)
     values = torch.randn(3, 50) * torch.tensor([0.01, 1.0, 300.0])[:, None]
-    scale, zero_point = grid.fit(values)
+    fit = grid.fit(values)
     every = torch.arange(grid.low, grid.high + 1).float().expand(3, -1)
-    table = grid.decode(every, scale, zero_point)
+    table = grid.decode(every, fit)
     nearest = (values[:, :, None] - table[:, None, :]).abs().amin(2)
-    mine = (grid.decode(grid.encode(values, scale, zero_point), scale, zero_point) - values).abs()
+    mine = (grid.decode(grid.encode(values, fit), fit) - values).abs()
     assert torch.allclose(mine, nearest, rtol=1e-4, atol=1e-6 * float(values.abs().max()))
 
 
 def test_symmetric_codes_can_change_their_sign() -> None:
     grid = GRIDS.load("symmetric")(8)
     values = torch.randn(4, 30)
-    scale, zero_point = grid.fit(values)
-    assert torch.equal(grid.encode(-values, scale, zero_point), -grid.encode(values, scale, zero_point))
+    fit = grid.fit(values)
+    assert torch.equal(grid.encode(-values, fit), -grid.encode(values, fit))

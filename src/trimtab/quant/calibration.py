@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trimtab.errors import TaskError
-from trimtab.quant.fake import ActivationFakeQuantize
+from trimtab.quant.activations import ActivationFakeQuantize
 from trimtab.tasks.task import Inputs, call
 
 

@@ -17,7 +17,8 @@ from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.propagate import batch_dimensions
 from trimtab.graph.source import of_node
 from trimtab.graph.values import bind
-from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
+from trimtab.quant.activations import ActivationFakeQuantize
+from trimtab.quant.grids import Fit
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
 from trimtab.quant.placement import (
     ADAPTIVE_POOLS,
@@ -27,6 +28,7 @@ from trimtab.quant.placement import (
     only_user,
     source,
 )
+from trimtab.quant.weights import WeightFakeQuantize
 
 aten = torch.ops.aten
 
@@ -81,7 +83,7 @@ def _fold_activation(module: GraphModule, node: Node) -> None:
     low, high = site.grid.low, site.grid.high
     if value.target in FUSED_ACTIVATIONS and len(value.users) == 1:
         limits = torch.tensor([_limits(value)])
-        low, high = (int(code) for code in site.grid.encode(limits, step, site.zero_point)[0])
+        low, high = (int(code) for code in site.grid.encode(limits, Fit(step, site.zero_point))[0])
         value = value.all_input_nodes[0]
     zero_point = site.zero_point.detach().squeeze().to(torch.int8 if site.grid.signed else torch.uint8)
     with module.graph.inserting_before(node):

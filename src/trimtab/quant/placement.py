@@ -15,8 +15,9 @@ from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.layers import parameter_of
 from trimtab.graph.modes import MARK
 from trimtab.plan import LayerDecision, Scheme, Target
-from trimtab.quant.fake import ActivationFakeQuantize, WeightFakeQuantize
+from trimtab.quant.activations import ActivationFakeQuantize
 from trimtab.quant.grids import GRIDS
+from trimtab.quant.weights import WeightFakeQuantize
 
 aten = torch.ops.aten
 

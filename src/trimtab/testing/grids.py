@@ -25,22 +25,23 @@ def _accepts(name: str, bits: int) -> bool:
 def check_grid(name: str, bits: int, values: Tensor) -> None:
     """Fit, encode and decode `values` [rows, n] (finite). Raises: AssertionError naming the promise that is broken."""
     grid = GRIDS.load(name)(bits)
-    scale, zero_point = grid.fit(values)
+    fit = grid.fit(values)
+    scale, zero_point = fit.scale, fit.zero_point
     assert scale.shape == zero_point.shape == (len(values),), f"{name}: one scale and zero point a row"
     assert bool((scale > 0).all() and scale.isfinite().all()), f"{name}: scales are positive and finite, got {scale}"
-    codes = grid.encode(values, scale, zero_point)
+    codes = grid.encode(values, fit)
     assert torch.equal(codes, codes.round()), f"{name}: codes are integers"
     assert bool((codes >= grid.low).all() and (codes <= grid.high).all()), f"{name}: codes lie in [low, high]"
     assert grid.high - grid.low < 2**bits, f"{name}: the codes fit in {bits} bits"
-    decoded = grid.decode(codes, scale, zero_point)
+    decoded = grid.decode(codes, fit)
     error = (decoded - values).abs()
     allowed = scale[:, None] * 0.5 + _ROUNDING * values.abs().amax(1, keepdim=True)
     assert bool((error <= allowed).all()), f"{name}: inside the range the nearest value is half a step away at most"
     zero = torch.zeros_like(values)
-    exact = grid.decode(grid.encode(zero, scale, zero_point), scale, zero_point)
+    exact = grid.decode(grid.encode(zero, fit), fit)
     assert torch.equal(exact, zero), f"{name}: zero is represented exactly"
-    again = grid.encode(decoded, scale, zero_point)
+    again = grid.encode(decoded, fit)
     assert torch.equal(again, codes), f"{name}: decoding and encoding again changes nothing"
     far = values + 1e4 * scale[:, None] * (values.sign() + 0.5)
-    clamped = grid.encode(far, scale, zero_point)
+    clamped = grid.encode(far, fit)
     assert bool((clamped >= grid.low).all() and (clamped <= grid.high).all()), f"{name}: outside the range codes clamp"

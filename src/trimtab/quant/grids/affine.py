@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
+from trimtab.quant.grids.contract import Fit
 
 
 @dataclass(frozen=True)
@@ -25,29 +26,33 @@ class Affine:
 
     @property
     def low(self) -> int:
-        """The smallest code."""
+        """The smallest integer."""
         return 0
 
     @property
     def high(self) -> int:
-        """The largest code."""
+        """The largest integer."""
         return 2**self.bits - 1
 
-    def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, values: Tensor) -> Fit:
         """Min–max parameters of each row of `values` [rows, n]: scale [rows] > 0, zero_point [rows] (integers)."""
         return self.fit_range(values.amin(1), values.amax(1))
 
-    def fit_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    def fit_range(self, low: Tensor, high: Tensor) -> Fit:
         """Parameters that cover [low, high] and zero; a range of width zero gets scale 1."""
         low, high = low.clamp(max=0), high.clamp(min=0)
         width = (high - low) / self.high
         scale = torch.where(width > torch.finfo(torch.float32).tiny, width, torch.ones_like(width))
-        return scale, (-low / scale).round().clamp(self.low, self.high)
+        return Fit(scale, (-low / scale).round().clamp(self.low, self.high))
 
-    def encode(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    def encode(self, values: Tensor, fit: Fit) -> Tensor:
         """Codes of `values` [rows, n], as integers in float; ties to even."""
-        return ((values / scale[:, None]).round() + zero_point[:, None]).clamp(self.low, self.high)
+        return ((values / fit.scale[:, None]).round() + fit.zero_point[:, None]).clamp(self.low, self.high)
 
-    def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    def integers(self, codes: Tensor, fit: Fit) -> Tensor:
+        """A code is its integer."""
+        return codes
+
+    def decode(self, codes: Tensor, fit: Fit) -> Tensor:
         """Values of `codes` [rows, n]."""
-        return (codes - zero_point[:, None]) * scale[:, None]
+        return (codes - fit.zero_point[:, None]) * fit.scale[:, None]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import ConfigError
+from trimtab.quant.grids.contract import Fit
 
 
 @dataclass(frozen=True)
@@ -27,28 +28,32 @@ class Symmetric:
 
     @property
     def low(self) -> int:
-        """The smallest code."""
+        """The smallest integer."""
         return -self.high
 
     @property
     def high(self) -> int:
-        """The largest code."""
+        """The largest integer."""
         return int(2 ** (self.bits - 1) - 1)
 
-    def fit(self, values: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, values: Tensor) -> Fit:
         """Max-magnitude parameters of each row of `values` [rows, n]: scale [rows] > 0, zero_point [rows] of zeros."""
         return self.fit_range(values.amin(1), values.amax(1))
 
-    def fit_range(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    def fit_range(self, low: Tensor, high: Tensor) -> Fit:
         """Parameters that cover [low, high]; an all-zero range gets scale 1."""
         step = torch.maximum(low.abs(), high.abs()) / self.high
         scale = torch.where(step > torch.finfo(torch.float32).tiny, step, torch.ones_like(step))
-        return scale, torch.zeros_like(scale)
+        return Fit(scale, torch.zeros_like(scale))
 
-    def encode(self, values: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    def encode(self, values: Tensor, fit: Fit) -> Tensor:
         """Codes of `values` [rows, n], as integers in float; ties to even."""
-        return (values / scale[:, None]).round().clamp(self.low, self.high)
+        return (values / fit.scale[:, None]).round().clamp(self.low, self.high)
 
-    def decode(self, codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    def integers(self, codes: Tensor, fit: Fit) -> Tensor:
+        """A code is its integer."""
+        return codes
+
+    def decode(self, codes: Tensor, fit: Fit) -> Tensor:
         """Values of `codes` [rows, n]."""
-        return codes * scale[:, None]
+        return codes * fit.scale[:, None]

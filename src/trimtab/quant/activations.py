@@ -1,4 +1,4 @@
-"""Fake-quantization: modules that round to a grid in float, with gradients straight through and learned scales.
+"""Fake-quantization of activations: a module that rounds to a grid in float, straight through, with a learned scale.
 
 Scales follow LSQ (Esser et al. 2020, "Learned Step Size Quantization", eq. 3 and section 2.2): they are parameters,
 and their gradient is damped by 1 / sqrt(entries · largest code).
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import NumericsError
-from trimtab.quant.grids import Grid
+from trimtab.quant.grids import UniformGrid
 
-_SMALLEST_SCALE = 1e-12
+SMALLEST_SCALE = 1e-12
 
 
 class ActivationFakeQuantize(nn.Module):
@@ -23,7 +23,7 @@ class ActivationFakeQuantize(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, grid: Grid, where: str) -> None:
+    def __init__(self, grid: UniformGrid, where: str) -> None:
         super().__init__()
         self.grid, self.where = grid, where
         self.observing, self._fitted = False, False
@@ -50,7 +50,7 @@ class ActivationFakeQuantize(nn.Module):
         """The scale as it is used, positive. Raises: NumericsError while the range is not known."""
         if not self._fitted:
             self._check_fitted()
-        return self.scale.clamp(min=_SMALLEST_SCALE)
+        return self.scale.clamp(min=SMALLEST_SCALE)
 
     def observe(self) -> None:
         """Pass values through unrounded and keep their range, until `fit`."""
@@ -65,10 +65,10 @@ class ActivationFakeQuantize(nn.Module):
             raise NumericsError(
                 f"{self.where}: activation range must be finite, got {seen}; check the calibration data"
             )
-        scale, zero_point = self.grid.fit_range(self.low, self.high)
+        fit = self.grid.fit_range(self.low, self.high)
         with torch.no_grad():
-            self.scale.copy_(scale)
-            self.zero_point.copy_(zero_point)
+            self.scale.copy_(fit.scale)
+            self.zero_point.copy_(fit.zero_point)
         self.observing = False
 
     def _check_fitted(self) -> None:
@@ -77,40 +77,3 @@ class ActivationFakeQuantize(nn.Module):
             raise NumericsError(
                 f"{self.where}: the activation range is not known yet; call calibrate(network, data) first"
             )
-
-
-class WeightFakeQuantize(nn.Module):
-    """One scale an output channel (dimension 0) of a weight."""
-
-    elementwise = True
-    by_row = ("scale", "zero_point")  # what a cut of dimension 0 cuts too
-
-    scale: Tensor
-    zero_point: Tensor
-
-    def __init__(self, grid: Grid, weight: Tensor) -> None:
-        super().__init__()
-        self.grid = grid
-        scale, zero_point = grid.fit(weight.detach().float().flatten(1))
-        self.scale = nn.Parameter(scale)
-        self.register_buffer("zero_point", zero_point)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return torch._fake_quantize_learnable_per_channel_affine(
-            weight,
-            self.step(),
-            self.zero_point,
-            0,
-            self.grid.low,
-            self.grid.high,
-            (weight[0].numel() * self.grid.high) ** -0.5,
-        )
-
-    def step(self) -> Tensor:
-        """The scales as they are used, positive."""
-        return self.scale.clamp(min=_SMALLEST_SCALE)
-
-    def codes(self, weight: Tensor) -> Tensor:
-        """Integer codes of `weight`, in its shape, as float."""
-        rows = weight.detach().float().flatten(1)
-        return self.grid.encode(rows, self.step().detach(), self.zero_point).view_as(weight)

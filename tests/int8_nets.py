@@ -125,6 +125,34 @@ def squeeze_excite() -> nn.Module:
     return Wired(wiring, **parts, head=head(8))
 
 
+def hard_squeeze_excite() -> nn.Module:
+    """MobileNetV3's block: a depthwise convolution, hardswish, and a gate."""
+
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        x = m.deep(m.stem(x))
+        gate = F.hardsigmoid(m.up(F.relu(m.down(F.adaptive_avg_pool2d(x, 1)))))
+        return m.head(m.last(gate * x))
+
+    swish = {"act": nn.Hardswish()}
+    parts = {"stem": conv(3, 8, **swish), "deep": conv(8, 8, groups=8, **swish), "last": conv(8, 8)}
+    up = nn.Conv2d(4, 8, 1)
+    nn.init.uniform_(up.bias, -8, 8)  # the gate is integer where it reaches −3
+    with torch.no_grad():
+        up.bias[0] = -5
+    return Wired(wiring, **parts, down=nn.Conv2d(8, 4, 1), up=up, head=head(8))
+
+
+def u_net() -> nn.Module:
+    """One level: down, up through a transposed convolution, and the skip concatenated."""
+
+    def wiring(m: Any, x: Tensor) -> Tensor:
+        skip = m.first(x)
+        return m.out(m.last(torch.cat([skip, m.up(m.deep(F.max_pool2d(skip, 2)))], 1)))
+
+    parts = {"first": conv(3, 8), "deep": conv(8, 12), "up": nn.ConvTranspose2d(12, 8, 2, stride=2)}
+    return Wired(wiring, **parts, last=conv(16, 8), out=nn.Conv2d(8, 2, 1))
+
+
 def pooled(pool: nn.Module, features: int, size: int = 8) -> nn.Module:
     return nn.Sequential(bare(3, 8), pool, conv(8, 8), nn.Flatten(), nn.Linear(8 * features, 5))
 
@@ -217,6 +245,11 @@ INTEGER_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] =
         [(3, 30)],
     ),
     "two inputs": (two_inputs, [(6,), (5,)]),
+    "sigmoid": (lambda: nn.Sequential(conv(3, 8, act=nn.Sigmoid()), conv(8, 8), head(8)), [(3, 8, 8)]),
+    "silu": (lambda: nn.Sequential(conv(3, 8, act=nn.SiLU()), conv(8, 8), head(8)), [(3, 8, 8)]),
+    "hardswish": (lambda: nn.Sequential(conv(3, 8, act=nn.Hardswish()), conv(8, 8), head(8)), [(3, 8, 8)]),
+    "squeeze and excite": (squeeze_excite, [(3, 8, 8)]),
+    "hard squeeze and excite": (hard_squeeze_excite, [(3, 8, 8)]),
     "shared weight": (
         lambda: Wired(
             lambda m, x: m.head(m.twice(m.twice(m.stem(x)))), stem=conv(3, 8), twice=conv(8, 8), head=head(8)
@@ -227,13 +260,12 @@ INTEGER_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] =
 """Networks that the runtime executes in integers from end to end: how to make one, and the shapes of its inputs."""
 
 MIXED_NETS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
-    "sigmoid": (lambda: nn.Sequential(conv(3, 8, act=nn.Sigmoid()), conv(8, 8), head(8)), [(3, 8, 8)]),
-    "hardswish": (lambda: nn.Sequential(conv(3, 8, act=nn.Hardswish()), conv(8, 8), head(8)), [(3, 8, 8)]),
-    "squeeze and excite": (squeeze_excite, [(3, 8, 8)]),
     "norm over another dimension": (
         lambda: nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(8, 5)),
         [(4, 6)],
     ),
+    "gelu": (lambda: nn.Sequential(conv(3, 8, act=nn.GELU()), conv(8, 8), head(8)), [(3, 8, 8)]),
+    "u-net": (u_net, [(3, 8, 8)]),
     "transposed convolution": (
         lambda: nn.Sequential(conv(3, 8), nn.ConvTranspose2d(8, 4, 2, stride=2), nn.ReLU(), nn.Conv2d(4, 2, 1)),
         [(3, 4, 4)],

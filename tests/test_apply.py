@@ -88,8 +88,9 @@ def test_an_unknown_group_and_an_unknown_target(network: Network) -> None:
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"weight": Scheme(grid="symmetric", bits=3, granularity=(1, -1))}, "weight"),
-        ({"activation": Scheme(grid="affine", bits=4)}, "activation"),
+        ({"weight": Scheme(grid="symmetric", bits=9, granularity=(1, -1))}, "weight"),
+        ({"weight": Scheme(grid="symmetric", bits=8, granularity=(1, 9))}, "weight"),
+        ({"activation": Scheme(grid="affine", bits=9)}, "activation"),
         ({"weight": ACTIVATION}, "weight"),
         ({"activation": WEIGHT}, "activation"),
     ],

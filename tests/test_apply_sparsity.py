@@ -112,7 +112,7 @@ def test_recurrent_matrices_are_sparse_and_stay_in_float() -> None:
     sparse = apply(network, plan(network, *halves))
     for decision in halves:
         assert (weight(sparse, decision.layer) == 0).double().mean().item() == 0.5
-    with pytest.raises(PlanError, match=r"lstm\.weight_ih_l0: a recurrent matrix stays in float; set weight and activ"):
+    with pytest.raises(PlanError, match=r"lstm\.weight_ih_l0: weight .* for the weight of a recurrent it has: none"):
         apply(network, plan(network, halves[0].model_copy(update={"weight": WEIGHT})))
     with pytest.raises(PlanError, match=r"no layer 'lstm\.weight_l0' in this network; did you mean lstm\.weight_"):
         apply(network, plan(network, LayerDecision(layer="lstm.weight_l0", sparsity=Weights(fraction=0.5))))

@@ -56,3 +56,13 @@ def test_recovery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert float((weight == 0).double().mean()) == pytest.approx(0.9, abs=1e-3)
     assert (tmp_path / "recover.safetensors").exists()
     assert len(list((tmp_path / "events").iterdir())) == 1
+
+
+def test_few_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run("Few bits", tmp_path, monkeypatch)
+    assert [(d.layer, d.weight.bits) for d in names["weights_only"].layers] == [("0", 8), ("2", 4)]  # type: ignore[attr-defined]
+    assert names["floating"].fingerprint == names["network"].fingerprint  # type: ignore[attr-defined]
+    entries = {"0": 30 * 256, "2": 256 * 256, "4": 256 * 2}
+    for plan in ("plan", "by_hessian"):
+        bits = {d.layer: d.weight.bits for d in names[plan].layers}  # type: ignore[attr-defined]
+        assert sum(bits[name] * n for name, n in entries.items()) <= 5 * sum(entries.values())

@@ -105,7 +105,7 @@ def test_wrong_options_leave_no_folder(task, tmp_path):
         ConfigError, "criterion 'lamp' does not score channels; known that do: ablation", task, folder, criterion="lamp"
     )
     refused(ConfigError, "seed: must be 0 or more, got -1", task, folder, seed=-1)
-    refused(ConfigError, "unknown target 'abacus'; known: onnxruntime", task, folder, target="abacus")
+    refused(ConfigError, "unknown target 'abacus'; known: .*onnxruntime", task, folder, target="abacus")
     for options in ({"minutes": 0.0}, {"epochs": 0}, {"rounds": 0}):
         refused(ConfigError, next(iter(options)), task, folder, **options)
     with torch.no_grad():
@@ -118,9 +118,9 @@ def test_wrong_options_leave_no_folder(task, tmp_path):
 def test_a_target_whose_package_is_missing(task, tmp_path, monkeypatch):
     monkeypatch.setattr(TARGETS, "_entries", dict(TARGETS._entries))
     monkeypatch.setattr(TARGETS, "_extras", dict(TARGETS._extras))
-    TARGETS.register("openvino", "openvino_that_is_not_there.runtime:Core", extra="openvino")
-    message = r"target 'openvino' needs the package 'openvino_that_is_not_there'; pip install 'trimtab\[openvino\]'"
-    refused(MissingPackageError, message, task, tmp_path / "run", target="openvino")
+    TARGETS.register("abacus", "abacus_that_is_not_there.runtime:Core", extra="abacus")
+    message = r"target 'abacus' needs the package 'abacus_that_is_not_there'; pip install 'trimtab\[abacus\]'"
+    refused(MissingPackageError, message, task, tmp_path / "run", target="abacus")
     assert not (tmp_path / "run").exists()
 
 

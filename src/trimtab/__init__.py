@@ -14,6 +14,8 @@ from trimtab.lower import Artifact as Artifact
 from trimtab.lower import lower as lower
 from trimtab.lower import prove as prove
 from trimtab.lower import target as target
+from trimtab.measure import Distance as Distance
+from trimtab.measure import distance as distance
 from trimtab.measure import measure as measure
 from trimtab.plan import BranchDecision as BranchDecision
 from trimtab.plan import Budget as Budget
@@ -42,14 +44,17 @@ from trimtab.plan import Weights as Weights
 from trimtab.prepare import Prepared as Prepared
 from trimtab.prepare import finalize as finalize
 from trimtab.prepare import prepare as prepare
+from trimtab.quant import equalize as equalize
 from trimtab.recover import Imitation as Imitation
 from trimtab.recover import Recovered as Recovered
 from trimtab.recover import Settings as Settings
 from trimtab.recover import recover as recover
+from trimtab.recover import repair as repair
 from trimtab.recover import settle as settle
 from trimtab.report import report as report
 from trimtab.search import profile as profile
 from trimtab.search import prune as prune
+from trimtab.search import quantize as quantize
 from trimtab.search import search as search
 from trimtab.search import stats_for as stats_for
 from trimtab.tasks import Task as Task

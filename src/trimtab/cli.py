@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from trimtab.commands.prune import prune_command
+from trimtab.commands.quantize import quantize_command
 from trimtab.commands.shared import (
     Json,
     Quiet,
@@ -46,6 +47,7 @@ Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of
 Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
 Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
 Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
+OtherTarget = Annotated[str | None, typer.Option("--target", help="Another runtime than the run's own.")]
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
 ]
@@ -92,7 +94,7 @@ def compress_command(
     from trimtab.compress import compress
     from trimtab.job import Options
     from trimtab.plan import Budget
-    from trimtab.report import before_after, stages
+    from trimtab.report import before_after, stages, why_lines
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
     loaded, settings, where = begun(task, setting, run)
@@ -111,6 +113,8 @@ def compress_command(
         print(result.to_json(), end="")
     elif not quiet:
         Console().print(before_after(result))
+        if result.hotspots is not None:
+            Console().print(why_lines(result.hotspots))
         typer.echo(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}")
     raise typer.Exit(0 if result.met else NOT_MET)
 
@@ -221,30 +225,35 @@ def apply_command(
 ) -> None:
     """Apply a plan to a task's network, and verify the cut against the masked original in float64."""
     from trimtab.apply import apply, verify
-    from trimtab.measure import macs, zero_share
+    from trimtab.measure import distance, macs, zero_share
     from trimtab.plan import Plan
     from trimtab.search import stats_for
+    from trimtab.search.profile import PROFILE_ROWS, first_batches
 
     decided = Plan.from_json(read_file(plan), where=str(plan))
     loaded = task_of(task, setting)
     network = captured(loaded)
     smaller = apply(network, decided, stats_for(decided, network, loaded, seed=decided.seed))
     found = verify(network, decided)
+    moved = distance(smaller.dequantize(), network, list(first_batches(loaded.val, PROFILE_ROWS)))
     rows: list[dict[str, Any]] = [
         {"": "parameters", "before": parameters(network), "after": parameters(smaller)},
         {"": "MACs", "before": macs(network), "after": macs(smaller)},
         {"": "zero weights", "before": zero_share(network), "after": zero_share(smaller)},
     ]
     if as_json:
-        print(json.dumps({"applied": {row[""]: [row["before"], row["after"]] for row in rows}, "cut": asdict(found)}))
+        applied = {row[""]: [row["before"], row["after"]] for row in rows}
+        print(json.dumps({"applied": applied, "cut": asdict(found), "distance": moved.model_dump()}))
         return
     rows[-1] |= {side: percent(rows[-1][side]) for side in ("before", "after")}
     print_rows("applied", ("", "before", "after"), rows)
     said = "equals the masked original" if found.exact else f"not exact: {found.reason}"
     typer.echo(f"cut {said}; largest difference {found.max_abs_diff:.3g} in float64")
+    typer.echo(moved.said())
 
 
 app.command("prune")(prune_command)
+app.command("quantize")(quantize_command)
 
 
 @app.command("recover")
@@ -266,10 +275,10 @@ def recover_command(run: RunArgument, quiet: Quiet = False, as_json: Json = Fals
 
 
 @app.command("lower")
-def lower_command(run: RunArgument, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Write the best network of a run for its target."""
+def lower_command(run: RunArgument, target: OtherTarget = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Write the best network of a run for its target, or for another one."""
     with _job(run, quiet or as_json) as job:
-        artifact = job.lower(job.trained(*job.best()))
+        artifact = _lowered(job, job.trained(*job.best()), target)
     if as_json:
         print(json.dumps({"artifact": str(artifact.path), "file_bytes": artifact.file_bytes}))
     elif not quiet:
@@ -277,11 +286,11 @@ def lower_command(run: RunArgument, quiet: Quiet = False, as_json: Json = False)
 
 
 @app.command("prove")
-def prove_command(run: RunArgument, as_json: Json = False, quiet: Quiet = False) -> None:
-    """Execute a run's artifact in its runtime on the test split, and compare it with both simulations."""
+def prove_command(run: RunArgument, target: OtherTarget = None, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Execute a run's artifact in its runtime on the test split, and compare it with its simulation."""
     with _job(run, quiet or as_json) as job:
         network = job.trained(*job.best())
-        proof = job.prove(job.lower(network), network)
+        proof = job.prove(_lowered(job, network, target), network)
     if as_json:
         print(proof.to_json(), end="")
     elif not quiet:
@@ -291,25 +300,32 @@ def prove_command(run: RunArgument, as_json: Json = False, quiet: Quiet = False)
 
 @app.command("measure")
 def measure_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An ONNX file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that the target's runtime loads.")],
     task: Annotated[str, typer.Option(help="The task whose test split gives inputs and metric.")],
     setting: Set = None,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     batch: Annotated[int, typer.Option(min=1)] = 1,
+    target: TargetOption = "onnxruntime",
     as_json: Json = False,
 ) -> None:
-    """Metric, bytes, latency and peak memory of a file, on a task's data."""
-    from trimtab.lower import load
-    from trimtab.measure import measure
+    """Metric, bytes, latency and peak memory of a file, on a task's data; and why it is not faster."""
+    from trimtab.lower import backend, load
+    from trimtab.measure import first_rows, hotspots, measure
+    from trimtab.report import why_lines
 
     read_file(file)
-    artifact = load("onnxruntime", file).with_threads(threads)
-    found = measure(artifact, task_of(task, setting), threads=threads, batch=batch)
+    artifact, loaded = load(target, file).with_threads(threads), task_of(task, setting)
+    found = measure(artifact, loaded, threads=threads, batch=batch)
+    fallbacks = backend(artifact.target.name).kernels(artifact).fallbacks
+    where = hotspots(artifact, first_rows(loaded.val, batch), fallbacks=fallbacks)
     if as_json:
-        print(found.to_json(), end="")
+        more = {"hotspots": where.model_dump(mode="json") if where else None}
+        print(json.dumps(found.model_dump(mode="json") | more, indent=2))
         return
     rows = [{"": name, "value": value} for name, value in json.loads(found.to_json()).items() if value is not None]
     print_rows(str(file), ("", "value"), rows)
+    if where is not None:
+        Console().print(why_lines(where))
 
 
 @app.command("report")
@@ -318,6 +334,17 @@ def report_command(run: RunArgument) -> None:
     from trimtab.report import report
 
     typer.echo(str(report(run)))
+
+
+def _lowered(job: Any, network: Any, target: str | None) -> Any:
+    """The artifact in the run folder; for another target than the run's, its name says which."""
+    from trimtab.lower import lower
+    from trimtab.lower import target as target_of
+
+    if target is None or target == job.target.name:
+        return job.lower(network)
+    other = target_of(target)
+    return lower(network, other, job.run.file(f"model-{other.name}{other.suffix}"))
 
 
 def _job(run: Path, quiet: bool) -> Any:

@@ -7,7 +7,17 @@ from importlib.metadata import version
 from trimtab.graph import Network
 from trimtab.job import FROM_PYTHON, Job, Options
 from trimtab.lower import Artifact
-from trimtab.measure import artifact_peak, bootstrap_drop, bops, evaluate, first_rows, latencies, macs, zero_share
+from trimtab.measure import (
+    artifact_peak,
+    bootstrap_drop,
+    bops,
+    evaluate,
+    first_rows,
+    hotspots,
+    latencies,
+    macs,
+    zero_share,
+)
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
 from trimtab.search import Attempt, Rung, smallest
@@ -26,6 +36,14 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         proof = job.prove(artifact, network)
     with job.stage("measure"):
         baseline, compressed, drop = _measured(job, artifact, network, plan)
+        where = hotspots(
+            artifact,
+            first_rows(job.task.val, job.target.batch),
+            before=job.float_artifact,
+            network=network,
+            fallbacks=proof.fallbacks,
+            seconds=_LATENCY_SECONDS / 3,
+        )
     broken = broken_limits(job.budget, baseline, compressed, drop)
     result = Result(
         trimtab=version("trimtab"),
@@ -42,6 +60,7 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         proof=proof,
         artifact=str(artifact.path),
         seconds={**job.run.seconds(), "total": job.spent()},
+        hotspots=where,
         frontier=(*(rung.as_point() for rung in rungs), *_points(job, tried)),
         notes=tuple(job.notes),
     )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from int8_nets import quantized, two_inputs
 from trimtab.errors import LoweringError
 from trimtab.graph import capture
-from trimtab.lower import Artifact, load, lower, lower_float, target
+from trimtab.lower import load, lower, lower_float, target
 from trimtab.quant import IntegerSimulation, fold
 
 RUNTIME = target("onnxruntime")
@@ -100,7 +100,7 @@ def test_a_damaged_file_is_one_line(content: bytes, tmp_path: Path) -> None:
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LoweringError, match=r"nowhere\.onnx") as caught:
-        Artifact(tmp_path / "nowhere.onnx", RUNTIME)(torch.ones(1))
+        load("onnxruntime", tmp_path / "nowhere.onnx")(torch.ones(1))
     assert "\n" not in str(caught.value)
 
 

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from int8_nets import INTEGER_NETS, MIXED_NETS, quantized, random_inputs
 from trimtab.lower import lower, target
 from trimtab.lower.onnxruntime import OnnxRuntime
-from trimtab.quant import IntegerSimulation, fold
+from trimtab.quant import fold
 
 RUNTIME = target("onnxruntime")
 
@@ -20,7 +20,7 @@ def test_every_output_is_identical(kind: str, tmp_path: Path) -> None:
     make, shapes = INTEGER_NETS[kind]
     network = quantized(make(), random_inputs(shapes, 16))
     artifact = lower(network, RUNTIME, tmp_path / "net.onnx")
-    simulation = IntegerSimulation(fold(network.module))
+    simulation = OnnxRuntime().simulation(fold(network.module)).run
     for rows in (1, 7, 32):
         inputs = random_inputs(shapes, rows, gain=1.3)  # some values leave the calibrated range
         assert torch.equal(artifact(*inputs), simulation(*inputs))
@@ -42,7 +42,7 @@ def test_operators_in_float_agree_to_rounding(kind: str, tmp_path: Path) -> None
     make, shapes = MIXED_NETS[kind]
     network = quantized(make(), random_inputs(shapes, 16))
     artifact = lower(network, RUNTIME, tmp_path / "net.onnx")
-    simulation = IntegerSimulation(fold(network.module))
+    simulation = OnnxRuntime().simulation(fold(network.module)).run
     for rows in (1, 7, 32):
         inputs = random_inputs(shapes, rows)
         executed, simulated = artifact(*inputs), simulation(*inputs)
@@ -58,7 +58,7 @@ def test_layers_left_in_float(layers: set[str], tmp_path: Path) -> None:
     network = quantized(make(), random_inputs(shapes, 16), layers)
     artifact = lower(network, RUNTIME, tmp_path / "net.onnx")
     inputs = random_inputs(shapes, 7)
-    executed, simulated = artifact(*inputs), IntegerSimulation(fold(network.module))(*inputs)
+    executed, simulated = artifact(*inputs), OnnxRuntime().simulation(fold(network.module)).run(*inputs)
     assert float((executed - simulated).abs().mean()) <= 1e-3 * float(executed.abs().max())
     lines = OnnxRuntime().kernels(artifact).fallbacks
     for name in {"0.0", "1.0", "2.2"} - layers:

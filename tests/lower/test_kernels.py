@@ -33,12 +33,12 @@ def test_integer_kernels(kind: str, expected: dict[str, int], tmp_path: Path) ->
     assert kernels_of(make(), shapes, tmp_path) == Kernels(integer=expected, floating={}, fallbacks=())
 
 
-def test_hardswish_is_named_and_runs_in_float(tmp_path: Path) -> None:
-    make, shapes = MIXED_NETS["hardswish"]
+def test_gelu_is_named_and_runs_in_float(tmp_path: Path) -> None:
+    make, shapes = MIXED_NETS["gelu"]
     found = kernels_of(make(), shapes, tmp_path)
     assert found.integer["QLinearConv"] == 2
     assert found.floating
-    assert all(line.startswith("hardswish") for line in found.fallbacks)
+    assert all(line.startswith("gelu") for line in found.fallbacks)
     assert Counter(line.split(": ")[1].split()[0] for line in found.fallbacks) == found.floating
 
 

@@ -17,6 +17,7 @@ from trimtab.recover.optimizer import (
     optimizer_tensors,
     parameter_groups,
     restore_optimizer,
+    set_pace,
 )
 from trimtab.recover.precision import set_layout
 
@@ -109,3 +110,33 @@ def test_state_goes_through_tensors_unchanged(network, name):
         advance(twin, second, step)
     for n, p in network.named_parameters():
         assert torch.equal(p, dict(twin.named_parameters())[n]), n
+
+
+def test_frozen_scales_rest_while_weights_move(network):
+    optimizer = build_optimizer(network, Settings())
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    for frozen, moved in ((True, set(before) - {"rounding.scale"}), (False, set(before))):
+        for parameter in network.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        set_pace(optimizer, 0.1, 0.9, ranges_frozen=frozen)
+        optimizer.step()
+        now = dict(network.named_parameters())
+        assert {name for name, value in before.items() if not torch.equal(now[name], value)} == moved
+
+
+def test_what_a_module_learns_goes_at_the_rate_of_scales_and_a_clip_decays(network):
+    class Clip(Rounding):
+        learned, decays = ("scale", "offset"), True
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset = nn.Parameter(torch.zeros(1))
+
+    network.module.add_module("clip", Clip())
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    groups = [group for group in parameter_groups(network, Settings(weight_decay=0.3)) if group["scales"]]
+    assert {names[p]: group["weight_decay"] for group in groups for p in group["params"]} == {
+        "rounding.scale": 0.0,
+        "clip.scale": 0.3,
+        "clip.offset": 0.3,
+    }

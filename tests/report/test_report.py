@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result, Spread
+from trimtab.plan import (
+    Budget,
+    Cpu,
+    Drop,
+    Finding,
+    FrontierPoint,
+    Hotspots,
+    Measurement,
+    OperatorTime,
+    Plan,
+    Proof,
+    Result,
+    Spread,
+    Timeline,
+)
 from trimtab.report import (
     LayerRow,
     ReportDetails,
@@ -17,6 +31,7 @@ from trimtab.report import (
     limit_rows,
     quantity_rows,
     terminal,
+    why_lines,
     write_report,
 )
 from trimtab.report import numbers as say
@@ -336,3 +351,36 @@ def test_a_terminal_shows_a_bar_only_when_a_stage_takes_long(monkeypatch):
     quick = shown(60.0)
     assert "━" not in quick
     assert "profile" in quick
+
+
+def test_why_it_is_not_faster(tmp_path):
+    conv = OperatorTime(operator="QLinearConv", kind="integer", layer="conv1", calls=2, milliseconds=0.4)
+    sigmoid = OperatorTime(operator="Sigmoid", kind="float", calls=1, milliseconds=0.1)
+    before = OperatorTime(operator="Conv", kind="float", calls=2, milliseconds=1.2)
+    finding = Finding(about="fallback", says="Sigmoid runs in float <b>", remedy="take ReLU", share=0.2)
+    dots = Finding(about="instructions", says="no VNNI", remedy="measure elsewhere")
+    found = Hotspots(
+        before=Timeline(total_ms=1.3, operators=(before,)),
+        after=Timeline(total_ms=0.52, operators=(conv, sigmoid)),
+        cpu=Cpu(name="EPYC", cores=2, integer_dots=("avx_vnni",)),
+        threads=1,
+        findings=(dots, finding),
+    )
+    assert "faster?" not in page(tmp_path)[0].text
+    text = page(tmp_path, hotspots=found)[0].text
+    for words in (
+        "Why is it not faster?",
+        "Sigmoid runs in float <b> 20 % take ReLU",
+        "no VNNI – measure elsewhere",
+        "convolution 1.2 ms 0.4 ms 3× less",
+        "activation 0.1 ms –",
+        "conv1 0.4 ms",
+        "EPYC, 1 of 2 cores, int8 products by avx_vnni.",
+        "artifact 0.52 ms, float 1.3 ms",
+    ):
+        assert words in text
+    lines = why_lines(found).plain.splitlines()
+    assert lines[1] == "• Sigmoid runs in float <b>; take ReLU"
+    assert lines[2] == "• no VNNI; measure elsewhere"
+    assert "nothing stands out" in why_lines(found.model_copy(update={"findings": ()})).plain
+    assert Result.from_json(result(hotspots=found).to_json(), where="it").hotspots == found

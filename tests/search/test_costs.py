@@ -108,10 +108,11 @@ def test_every_timed_model_runs_and_has_the_shape_of_the_layer(network):
     assert any(kernel.groups not in {1, evaluate_terms(kernel.layer.groups, full)} for kernel in needed.values())
 
 
-def test_latency_of_a_choice_is_the_sum_of_its_kernels():
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_latency_of_a_choice_is_the_sum_of_its_kernels(runtime):
     network = captured(Sequence1d())
     profile = profile_of(network)
-    times = time_layers(needed_times(profile.units, profile.layers), target("onnxruntime"), lambda: None)
+    times = time_layers(needed_times(profile.units, profile.layers), target(runtime), lambda: None)
     assert min(times.values()) > 0
     profile = profile.model_copy(update={"latency_table": times, "latency_scale": 2.0})
     choice = random_choice(profile, np.random.default_rng(1))

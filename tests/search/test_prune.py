@@ -255,7 +255,7 @@ def test_curves_are_the_divergence_of_the_cut_network(batches):
 
 def test_sensitivity_spares_what_matters(network, batches):
     """One block adds next to nothing: it loses all that it can before the others lose much."""
-    quiet = residual()
+    quiet = reestimate_batchnorm(residual(), [torch.cat([x for x, _ in batches])])
     with torch.no_grad():
         quiet.module.get_parameter("second.b.weight").mul_(1e-4)
     plan = tt.prune(quiet, Fraction(removed=0.35), allocation="sensitivity", batches=batches, target=FINE)
@@ -267,7 +267,7 @@ def test_sensitivity_spares_what_matters(network, batches):
         quiet, Fraction(removed=0.4), granularity="weights", allocation="sensitivity", batches=batches, leave=["head"]
     )
     fractions = {d.layer: d.sparsity.fraction for d in weights.layers if isinstance(d.sparsity, Weights)}
-    assert min(fractions["second.a"], fractions["second.b"]) > 0.4
+    assert fractions["second.a"] + fractions["second.b"] > 1  # which of the two comes first does not matter
     assert all(fractions.get(layer, 0) < 0.2 for layer in ("stem", "first.a", "first.b"))
 
 

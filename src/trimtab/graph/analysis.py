@@ -132,6 +132,8 @@ class _Walk:
         inserted = self.module.get_submodule(str(node.target))
         for name in getattr(inserted, "by_row", ()):
             self.followers[id(getattr(inserted, name))] = found.dims[:1]
+        for dim in found.dims[1:] if getattr(inserted, "by_block", False) else ():
+            freeze(dim, _why(node, "groups of its inputs share a scale"))
         return Value(found.dims, set(found.alive), found.origin, found.const)
 
     def _call(self, node: Node) -> Any:

@@ -179,6 +179,15 @@ class Network:
 
         save(self, path)
 
+    def dequantize(self) -> "Network":
+        """A float network whose weights are what this one rounds them to; nothing in it rounds any more.
+
+        What was removed stays removed. Raises: PlanError while gates of a penalty are on the weights.
+        """
+        from trimtab.graph.dequantize import dequantize  # that module is made of networks
+
+        return dequantize(self)
+
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast parameters and buffers in place, as `nn.Module.to`; floating example inputs follow the dtype."""
         self.module.to(*args, **kwargs)

@@ -1,25 +1,22 @@
-"""An ONNX file as something that can be called: torch tensors in, torch tensors out, executed by ONNX Runtime."""
+"""What the user ships, as something to be called: torch tensors in, torch tensors out, executed by its runtime."""
 
-import tempfile
-from collections.abc import Callable, Mapping
-from functools import cached_property
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import onnx
-import onnxruntime
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from trimtab.errors import LoweringError
-from trimtab.plan import Target
+from trimtab.plan import Target, Timeline
+from trimtab.tasks.task import Inputs
 
 
-class Artifact:
-    """What the user ships. `artifact(*inputs)` takes what the network took and gives what it gave.
+class Artifact(ABC):
+    """A file written for a target. `artifact(*inputs)` takes what the network took and gives what it gave.
 
     `origins` maps names in the file to what they were called in the network; empty for a file from elsewhere.
+    A runtime's own class says how to `execute`, and who does.
     """
 
     def __init__(
@@ -36,48 +33,41 @@ class Artifact:
         self.origins = dict(origins or {})
         self._restore = restore
 
+    @abstractmethod
+    def execute(self, inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> list[Tensor]:
+        """The outputs, flat, for one batch: inputs by position, or all by name."""
+
+    @property
+    @abstractmethod
+    def runtime(self) -> str:
+        """Name and version."""
+
+    @property
+    def executed_on(self) -> str:
+        """Runtime, device and number of threads."""
+        return f"{self.runtime}, CPU, {self.threads} thread(s)"
+
     @property
     def file_bytes(self) -> int:
-        """Size of the file that the target loads."""
+        """Bytes of all that the runtime loads: the one file."""
         return self.path.stat().st_size
 
-    def with_threads(self, threads: int) -> "Artifact":
+    def with_threads(self, threads: int) -> Self:
         """The same file, executed with another number of threads."""
-        return Artifact(self.path, self.target, restore=self._restore, origins=self.origins, threads=threads)
+        return type(self)(self.path, self.target, restore=self._restore, origins=self.origins, threads=threads)
+
+    def timeline(self, inputs: Inputs, *, seconds: float = 1.0) -> Timeline | None:
+        """Where a run on one batch spends its time, by the runtime's own profiler; None where that cannot be read."""
+        return None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one batch. Keyword inputs go by name, others by position."""
-        names = [value.name for value in self._session.get_inputs()]
-        if kwargs:
-            feed = {name: value.numpy() for name, value in kwargs.items()}
-        else:
-            feed = {name: value.numpy() for name, value in zip(names, pytree.tree_leaves(args), strict=True)}
-        outputs = [torch.from_numpy(array) for array in self._session.run(None, feed)]
+        outputs = self.execute(pytree.tree_leaves(args), kwargs)
         if self._restore is not None:
             return self._restore(outputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    @cached_property
-    def _session(self) -> onnxruntime.InferenceSession:
-        return _open(self.path, self.threads)
 
-    def optimized(self) -> onnx.ModelProto:
-        """The graph after the runtime's own fusions, before it picks memory layouts (which renames values)."""
-        with tempfile.TemporaryDirectory() as folder:
-            written = Path(folder) / "optimized.onnx"
-            _open(self.path, self.threads, optimized=written)
-            return onnx.load(written)
-
-
-def _open(path: Path, threads: int, optimized: Path | None = None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime exports no common base of its exceptions
-        raise LoweringError(f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0]}") from error
+def by_name(names: Sequence[str], inputs: Sequence[Tensor], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What to feed to a runtime that calls its inputs `names`. Raises: ValueError for too many or too few."""
+    return dict(named) if named else dict(zip(names, inputs, strict=True))

@@ -1,6 +1,6 @@
-"""The proof: the artifact is executed in its runtime and compared with both simulations, row by row."""
+"""The proof: the artifact is executed in its runtime and compared with its simulation, row by row."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,56 +12,56 @@ from trimtab.graph import Network
 from trimtab.lower.artifact import Artifact
 from trimtab.lower.targets import backend
 from trimtab.plan import Proof
-from trimtab.quant import IntegerSimulation, fold
+from trimtab.quant import fold
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Loader, call, evaluating
 
 
 def prove(artifact: Artifact, network: Network, loader: Loader) -> Proof:
-    """Execute `artifact` on every row of `loader`; compare with both readings of the folded `network`.
+    """Execute `artifact` on every row of `loader`; compare with two readings of the folded `network`.
 
-    They are the float simulation (fake-quantized, biases rounded as the runtime rounds them) and the integer one.
+    They are the simulation that matches the artifact's runtime, and the network as it was trained: fake-quantized, in
+    float, biases rounded.
 
     Raises: TaskError without rows, NumericsError when an output is not finite.
     """
+    runtime = backend(artifact.target.name)
     with evaluating(network):
-        simulation = fold(network.module)
-    integer = IntegerSimulation(simulation)
-    rows = agreeing = identical = 0
+        trained = fold(network.module)
+    simulation = runtime.simulation(trained)
+    rows = agreeing = identical = as_trained = 0
     largest = 0.0
-    finite = True
     with torch.inference_mode():
         for inputs, _ in loader:
-            executed = _flat(call(artifact, inputs))
+            executed = _finite(artifact, _flat(call(artifact, inputs)))
             laid_out = lay_out(inputs, torch.channels_last)
-            simulated, exact = _flat(call(simulation, laid_out)), _flat(call(integer, laid_out))
+            simulated, fake = _flat(call(simulation.run, laid_out)), _flat(call(trained, laid_out))
             rows += len(executed[0])
-            agreeing += int(_all_rows(_same_prediction(a, b) for a, b in zip(executed, simulated, strict=True)).sum())
-            identical += int(_all_rows(_same_row(a, b) for a, b in zip(executed, exact, strict=True)).sum())
-            finite = finite and all(bool(value.isfinite().all()) for value in (*executed, *simulated))
+            agreeing += _rows_where(_same_prediction, executed, simulated)
+            identical += _rows_where(_same_row, executed, simulated)
+            as_trained += _rows_where(_same_prediction, executed, fake)
             largest = max(largest, *(float((a - b).abs().max()) for a, b in zip(executed, simulated, strict=True)))
     if not rows:
         raise TaskError("prove: the data has no rows; give at least one batch")
-    if not finite:
-        raise NumericsError(f"{artifact.path}: an output is not finite; the artifact is not proved")
-    kernels = backend(artifact.target.name).kernels(artifact)
+    kernels = runtime.kernels(artifact)
     return Proof(
-        executed_on=executed_on(artifact),
+        executed_on=artifact.executed_on,
         integer_ops=kernels.integer,
         float_ops=kernels.floating,
         fallbacks=kernels.fallbacks,
+        simulation=simulation.name,
         max_abs_diff=largest,
         agreement=agreeing / rows,
         identical_rows=identical / rows,
+        training_agreement=as_trained / rows,
         rows=rows,
     )
 
 
-def executed_on(artifact: Artifact) -> str:
-    """Runtime and version, and the number of threads."""
-    import onnxruntime
-
-    return f"onnxruntime {onnxruntime.__version__}, CPU, {artifact.threads} thread(s)"
+def _finite(artifact: Artifact, outputs: list[Tensor]) -> list[Tensor]:
+    if not all(bool(value.isfinite().all()) for value in outputs):
+        raise NumericsError(f"{artifact.path}: an output is not finite; the artifact is not proved")
+    return outputs
 
 
 def _flat(outputs: Any) -> list[Tensor]:
@@ -79,5 +79,6 @@ def _same_row(a: Tensor, b: Tensor) -> Tensor:
     return (a == b).reshape(len(a), -1).all(1)
 
 
-def _all_rows(checks: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(checks)).all(0)
+def _rows_where(same: Callable[[Tensor, Tensor], Tensor], a: Iterable[Tensor], b: Iterable[Tensor]) -> int:
+    """The number of rows on which all outputs are the same."""
+    return int(torch.stack([same(x, y) for x, y in zip(a, b, strict=True)]).all(0).sum())

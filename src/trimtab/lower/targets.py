@@ -1,32 +1,22 @@
 """The registry of targets, and the three things that one does with them: describe, lower, load."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from trimtab.graph import Network
 from trimtab.lower.artifact import Artifact
-from trimtab.lower.kernels import Kernels
+from trimtab.lower.contract import Backend
 from trimtab.plan import Target
 from trimtab.quant import fold
 from trimtab.registry import Registry
-from trimtab.tasks.task import Inputs, evaluating
+from trimtab.tasks.task import evaluating
 
 TARGETS = Registry("target", {"onnxruntime": "trimtab.lower.onnxruntime:OnnxRuntime"})
-
-
-class Backend(Protocol):
-    """What a target's file provides."""
-
-    capabilities: Target
-
-    def lower(self, folded: GraphModule, example: Inputs, path: Path, restore: Any = None) -> Artifact: ...
-    def lower_float(self, module: nn.Module, example: Inputs, path: Path, restore: Any = None) -> Artifact: ...
-    def load(self, path: Path) -> Artifact: ...
-    def kernels(self, artifact: Artifact) -> Kernels: ...
+TARGETS.register("openvino", "trimtab.lower.openvino:OpenVino", extra="openvino")
+TARGETS.register("executorch", "trimtab.lower.executorch:ExecuTorch", extra="executorch")
 
 
 def backend(name: str) -> Backend:
@@ -48,7 +38,7 @@ def lower(network: Network, target: Target, path: Path) -> Artifact:
 
 
 def lower_float(network: Network, target: Target, path: Path) -> Artifact:
-    """Write the network in float through the standard exporter: the baseline of sizes and speeds."""
+    """Write the network in float: the baseline of sizes and speeds."""
     with evaluating(network):
         return backend(target.name).lower_float(network.module, network.example, Path(path), _structure(network))
 

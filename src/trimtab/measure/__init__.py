@@ -4,8 +4,15 @@ from trimtab.measure.cost import bops as bops
 from trimtab.measure.cost import macs as macs
 from trimtab.measure.cost import prunable as prunable
 from trimtab.measure.cost import zero_share as zero_share
+from trimtab.measure.distance import Distance as Distance
+from trimtab.measure.distance import distance as distance
+from trimtab.measure.distance import divergence as divergence
+from trimtab.measure.distance import outputs_of as outputs_of
+from trimtab.measure.hotspots import by_family as by_family
+from trimtab.measure.hotspots import hotspots as hotspots
 from trimtab.measure.latency import Timing as Timing
 from trimtab.measure.latency import alternate as alternate
+from trimtab.measure.machine import cpu as cpu
 from trimtab.measure.measurement import artifact_peak as artifact_peak
 from trimtab.measure.measurement import first_rows as first_rows
 from trimtab.measure.measurement import latencies as latencies

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from trimtab.graph import Network
 from trimtab.measure.cost import bops, macs, zero_share
 from trimtab.measure.latency import Timing, alternate
-from trimtab.measure.memory import peak_bytes
+from trimtab.measure.memory import RUNTIMES, peak_bytes
 from trimtab.measure.metric import evaluate
 from trimtab.plan import Measurement, Plan
 from trimtab.tasks.rows import count, take
@@ -72,9 +71,11 @@ def latencies(things: Mapping[str, Any], inputs: Inputs, *, threads: int, second
 
 
 def artifact_peak(artifact: Any, *, batch: int, threads: int) -> int | None:
-    """Peak memory of an artifact that ONNX Runtime can load, else None."""
-    path = Path(artifact.path)
-    return peak_bytes(path, batch=batch, threads=threads) if path.suffix == ".onnx" else None
+    """Peak memory of an artifact whose runtime is one of `memory.RUNTIMES`, else None."""
+    runtime = artifact.target.name
+    if runtime not in RUNTIMES:
+        return None
+    return peak_bytes(artifact.path, runtime=runtime, batch=batch, threads=threads)
 
 
 def first_rows(loader: Any, rows: int) -> Inputs:

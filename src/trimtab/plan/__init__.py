@@ -7,6 +7,12 @@ from trimtab.plan.amount import Quantile as Quantile
 from trimtab.plan.amount import Threshold as Threshold
 from trimtab.plan.budget import Budget as Budget
 from trimtab.plan.budget import Limit as Limit
+from trimtab.plan.hotspots import Cpu as Cpu
+from trimtab.plan.hotspots import Finding as Finding
+from trimtab.plan.hotspots import Hotspots as Hotspots
+from trimtab.plan.hotspots import Kind as Kind
+from trimtab.plan.hotspots import OperatorTime as OperatorTime
+from trimtab.plan.hotspots import Timeline as Timeline
 from trimtab.plan.penalty import Penalty as Penalty
 from trimtab.plan.plan import BranchDecision as BranchDecision
 from trimtab.plan.plan import GroupDecision as GroupDecision
@@ -27,6 +33,7 @@ from trimtab.plan.schedule import RigL as RigL
 from trimtab.plan.schedule import Schedule as Schedule
 from trimtab.plan.schedule import Static as Static
 from trimtab.plan.scheme import PER_CHANNEL as PER_CHANNEL
+from trimtab.plan.scheme import PER_NETWORK as PER_NETWORK
 from trimtab.plan.scheme import PER_TENSOR as PER_TENSOR
 from trimtab.plan.scheme import Kernels as Kernels
 from trimtab.plan.scheme import NofM as NofM

@@ -9,6 +9,9 @@ from trimtab.errors import ConfigError
 from trimtab.plan.record import Record
 from trimtab.plan.scheme import Scheme, Sparsity
 
+Solver = Literal["nearest", "least_squares", "gptq", "coordinate_descent", "adaround", "block"]
+"""How codes are found without training: from the nearest to the weights, to those of a whole block learned together."""
+
 
 class GroupDecision(Record):
     """A channel group keeps these units (sorted indices) and loses the others, physically."""
@@ -34,7 +37,8 @@ class LayerDecision(Record):
     """How one layer's weight is thinned and stored, and how the values that it reads and writes are stored.
 
     `None` for `weight` and `activation` leaves the layer in float. `criterion` chooses the entries that `sparsity`
-    removes.
+    removes. `ranges` says how the range of activations is read from calibration data (the registry RANGES), `learned`
+    how training moves it afterwards. Of two layers that share a tensor, the one that comes first in the graph decides.
     """
 
     layer: str
@@ -42,7 +46,9 @@ class LayerDecision(Record):
     criterion: str = "magnitude"
     weight: Scheme | None = None
     activation: Scheme | None = None
-    solver: Literal["nearest"] = "nearest"
+    ranges: str = "minmax"
+    learned: Literal["lsq", "lsq_plus", "pact"] = "lsq"
+    solver: Solver = "nearest"
 
 
 class _Group(Protocol):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from trimtab.plan.budget import Budget
+from trimtab.plan.hotspots import Hotspots
 from trimtab.plan.plan import Plan
 from trimtab.plan.record import Record
 
@@ -37,20 +38,22 @@ class Measurement(Record):
 
 
 class Proof(Record):
-    """The artifact, executed in its runtime and compared with the simulation.
+    """The artifact, executed in its runtime and compared with the `simulation` that matches that runtime.
 
-    `max_abs_diff` and `agreement` (fraction of equal predictions, 0..1) compare with the float simulation: the
-    fake-quantized network, batch norm folded and biases rounded as the runtime rounds them. `identical_rows` (fraction,
-    0..1) compares every output with the integer simulation, bit for bit.
+    `agreement` (fraction of equal predictions, 0..1), `identical_rows` (fraction of rows, 0..1, where every output is
+    equal bit for bit) and `max_abs_diff` compare with it. `training_agreement` compares predictions with the network as
+    it was trained: fake-quantized, in float, batch norm folded and biases rounded.
     """
 
     executed_on: str
     integer_ops: dict[str, int]
     float_ops: dict[str, int]
     fallbacks: tuple[str, ...] = ()
+    simulation: Literal["integer", "float"] = "integer"
     max_abs_diff: float
     agreement: float
     identical_rows: float
+    training_agreement: float = 1.0
     rows: int
 
 
@@ -88,6 +91,7 @@ class Result(Record):
     proof: Proof
     artifact: str
     seconds: dict[str, float]
+    hotspots: Hotspots | None = None
     frontier: tuple[FrontierPoint, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ WHOLE = -1
 
 PER_TENSOR = (WHOLE, WHOLE)
 PER_CHANNEL = (1, WHOLE)
+PER_NETWORK: Literal["network"] = "network"
 
 
 class Scheme(Record):
@@ -18,15 +19,18 @@ class Scheme(Record):
 
     `granularity` is the block's shape over a weight seen as [out, in·kernel]; `WHOLE` (-1) spans a dimension:
     `(-1, -1)` is one scale a tensor, `(1, -1)` one an output channel, `(1, 32)` one for 32 consecutive inputs.
+    "network" is one scale for the weights of all layers that a plan gives this scheme.
+    `dynamic` (activations of linear and recurrent layers only): the range is that of each tensor at run time.
     """
 
     grid: str = "affine"
     bits: Annotated[int, Field(ge=1, le=16)] = 8
-    granularity: tuple[int, int] = PER_TENSOR
+    granularity: tuple[int, int] | Literal["network"] = PER_TENSOR
+    dynamic: bool = False
 
     @model_validator(mode="after")
     def _blocks_are_positive(self) -> "Scheme":
-        if any(side != WHOLE and side < 1 for side in self.granularity):
+        if self.granularity != PER_NETWORK and any(side != WHOLE and side < 1 for side in self.granularity):
             raise ValueError(f"granularity sides are >= 1, or -1 for the whole dimension, got {self.granularity}")
         return self
 

@@ -12,7 +12,8 @@ class Target(Record):
     """What a runtime can execute, and the conditions under which latency is measured.
 
     `schemes_by_operator` maps an operator family (`convolution`, `linear`, `add`, `mean`, `concatenation`, …) to the
-    schemes that run as integer kernels there. `channel_multiple` is the width step that the kernels are built for.
+    schemes that run as integer kernels there; those with dynamic ranges in families of their own (`dynamic_linear`, …).
+    `channel_multiple` is the width step that the kernels are built for.
     """
 
     name: str

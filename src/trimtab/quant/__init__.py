@@ -2,6 +2,7 @@
 
 from trimtab.quant.activations import ActivationFakeQuantize as ActivationFakeQuantize
 from trimtab.quant.calibration import calibrate as calibrate
+from trimtab.quant.equalize import equalize as equalize
 from trimtab.quant.fold import fold as fold
 from trimtab.quant.grids import GRIDS as GRIDS
 from trimtab.quant.integer import IntegerSimulation as IntegerSimulation

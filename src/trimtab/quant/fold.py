@@ -5,6 +5,7 @@ executing it in integers (`integer.py`) and lowering it (`lower/`) are three rea
 """
 
 import math
+from operator import getitem
 from typing import Any
 
 import torch
@@ -15,34 +16,22 @@ from trimtab.errors import LoweringError
 from trimtab.graph.copying import copy_module, described
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.propagate import batch_dimensions
-from trimtab.graph.source import of_node
-from trimtab.graph.values import bind
 from trimtab.quant.activations import ActivationFakeQuantize
+from trimtab.quant.canonical import canonical, flatten_rows
+from trimtab.quant.dynamic import DynamicFakeQuantize
 from trimtab.quant.grids import Fit
-from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
-from trimtab.quant.placement import (
-    ADAPTIVE_POOLS,
-    FUSED_ACTIVATIONS,
-    averages_whole_map,
-    norm_of,
-    only_user,
-    source,
-)
+from trimtab.quant.grids.kernels import reach
+from trimtab.quant.operators import FUSED_ACTIVATIONS, norm_of, source
+from trimtab.quant.ops import DEQUANTIZE, DYNAMIC_QUANTIZE, QUANTIZE
+from trimtab.quant.recurrent import integer_recurrent
+from trimtab.quant.signs import SIGN_STEP
+from trimtab.quant.stored import WeightRead, weight_reads
 from trimtab.quant.weights import WeightFakeQuantize
 
 aten = torch.ops.aten
 
 _LARGEST_BIAS_CODE = 2.0**30
 _SMALLEST_STEP = 1e-30  # of the accumulator: well inside float32
-_VANISHING = {
-    aten.dropout.default,
-    aten.dropout_.default,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.alias.default,
-}
-AVERAGE_POOLS: set[object] = {aten.avg_pool1d.default, aten.avg_pool2d.default}
-_POOLS = {*AVERAGE_POOLS, *ADAPTIVE_POOLS, aten.mean.dim}
 
 
 def fold(module: GraphModule) -> GraphModule:
@@ -51,25 +40,23 @@ def fold(module: GraphModule) -> GraphModule:
     graph = folded.graph
     batch = batch_dimensions(folded)
     _erase_dead(folded)
-    for node in list(graph.nodes):
-        if node.target in _VANISHING:
-            node.replace_all_uses_with(node.args[0])
-        elif node.target in _POOLS and averages_whole_map(node):
-            _canonical_mean(folded, node)
-        elif node.target in ADAPTIVE_POOLS:
-            _canonical_pool(node)
-        elif node.target in AVERAGE_POOLS:
-            _plain_windows(node)
+    canonical(folded)
     _erase_dead(folded)
     for node in list(graph.nodes):
         if node.op == "call_module" and isinstance(folded.get_submodule(node.target), ActivationFakeQuantize):
             _fold_activation(folded, node)
+        elif node.op == "call_module" and isinstance(folded.get_submodule(node.target), DynamicFakeQuantize):
+            _fold_dynamic(folded, node)
     for node in list(graph.nodes):
         if node.target in LAYERS:
             _fold_layer(folded, node)
+    for read in list(weight_reads(folded)):
+        if read.reader.target not in LAYERS:
+            _fold_other(folded, read)
+    integer_recurrent(folded)
     for node in list(graph.nodes):
         if node.target == aten.linear.default:
-            _flatten_rows(folded, node, batch[node])
+            flatten_rows(folded, node, batch[node])
     _erase_dead(folded)
     return folded
 
@@ -86,15 +73,31 @@ def _fold_activation(module: GraphModule, node: Node) -> None:
         low, high = (int(code) for code in site.grid.encode(limits, Fit(step, site.zero_point))[0])
         value = value.all_input_nodes[0]
     zero_point = site.zero_point.detach().squeeze().to(torch.int8 if site.grid.signed else torch.uint8)
+    limits_of_type = torch.iinfo(zero_point.dtype)
     with module.graph.inserting_before(node):
         scale = _constant(module, f"{node.target}.scale_value", step.squeeze().clone())
         zero = _constant(module, f"{node.target}.zero_value", zero_point)
-        codes = [module.graph.call_function(QUANTIZE, (value, scale, zero))]
-        if (low, high) != (site.grid.low, site.grid.high):
+        written = scale
+        if not torch.equal(site.written_step(), step):
+            written = _constant(module, f"{node.target}.written_scale_value", site.written_step().squeeze().clone())
+        codes = [module.graph.call_function(QUANTIZE, (value, written, zero))]
+        if (low, high) != (limits_of_type.min, limits_of_type.max):
             codes.append(module.graph.call_function(aten.clamp.default, (codes[0], low, high)))
         decoded = module.graph.call_function(DEQUANTIZE, (codes[-1], scale, zero))
     for new in (*codes, decoded):
         new.meta = described(node)
+    node.replace_all_uses_with(decoded)
+    module.graph.erase_node(node)
+
+
+def _fold_dynamic(module: GraphModule, node: Node) -> None:
+    """Rounding to a range found at run time becomes an operator that gives codes, scale and zero point."""
+    (value,) = node.all_input_nodes
+    with module.graph.inserting_before(node):
+        found = module.graph.call_function(DYNAMIC_QUANTIZE, (value,))
+        parts = [module.graph.call_function(getitem, (found, i)) for i in range(3)]
+        decoded = module.graph.call_function(DEQUANTIZE, tuple(parts))
+    decoded.meta = described(node)
     node.replace_all_uses_with(decoded)
     module.graph.erase_node(node)
 
@@ -126,20 +129,85 @@ def _fold_layer(module: GraphModule, node: Node) -> None:
         if rounding is None:
             new_weight = _constant(module, f"{unique}.weight", (weight * gain.view(column)).float())
         else:
-            codes = rounding.codes(weight.float()).double() * torch.where(gain < 0, -1.0, 1.0).view(column)
-            scale = rounding.step().detach().double() * gain.abs()
-            codes, scale, shift = _fit_accumulator(codes, scale, shift, _input_scale(module, node.args[0]))
+            codes, scale = folded_integers(rounding, weight.float(), gain)
+            kind = _integer_type(rounding, name)
+            if kind == torch.int8 and scale.dim() == 1:
+                if _writes_signs(module, node):
+                    codes, scale = _in_larger_integers(codes, scale)
+                codes, scale, shift = _fit_accumulator(codes, scale, shift, _input_scale(module, node.args[0]))
             new_weight = module.graph.call_function(
                 DEQUANTIZE,
                 (
-                    _constant(module, f"{unique}.codes", codes.to(torch.int8)),
-                    _constant(module, f"{unique}.scale", scale.float()),
-                    _constant(module, f"{unique}.zero", torch.zeros(len(scale), dtype=torch.int8)),
+                    _constant(module, f"{unique}.codes", codes.to(kind)),
+                    _constant(module, f"{unique}.scale", scale.clamp(min=_SMALLEST_STEP).float()),
+                    _constant(module, f"{unique}.zero", torch.zeros(scale.shape, dtype=kind)),
                 ),
             )
+            if codes.shape != weight.shape:
+                new_weight = module.graph.call_function(aten.reshape.default, (new_weight, list(weight.shape)))
         new_bias = _constant(module, f"{unique}.bias", shift.float())
     node.args = (node.args[0], new_weight, new_bias, *node.args[3:])
     node.meta["layer"] = name
+
+
+def _fold_other(module: GraphModule, read: WeightRead) -> None:
+    """A rounded table or recurrent matrix becomes integers with one scale a row."""
+    rounding, parameter = _weight_source(module, read.weight)
+    read.reader.meta["layer"] = read.name
+    if rounding is None:
+        return
+    weight = module.get_parameter(str(parameter.target)).detach().float()
+    integers, scale = folded_integers(rounding, weight, torch.ones(len(weight), dtype=torch.float64))
+    kind = _integer_type(rounding, read.name)
+    unique = f"folded.{read.weight.name}"
+    with module.graph.inserting_before(read.reader):
+        constants = (
+            _constant(module, f"{unique}.codes", integers.to(kind)),
+            _constant(module, f"{unique}.scale", scale.clamp(min=_SMALLEST_STEP).float()),
+            _constant(module, f"{unique}.zero", torch.zeros(scale.shape, dtype=kind)),
+        )
+        decoded = module.graph.call_function(DEQUANTIZE, constants)
+    decoded.meta = described(read.weight)
+    read.reader.replace_input_with(read.weight, decoded)
+
+
+def folded_integers(rounding: WeightFakeQuantize, weight: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers and scales, in float64, of a rounded weight whose output channels are multiplied by `gain`: exact.
+
+    Integers are in the weight's shape and scales [out]; for groups of inputs both are matrices, [out, groups] scales.
+    """
+    sign = torch.where(gain < 0, -1.0, 1.0)
+    integers = rounding.integers(weight).double().flatten(1) * sign[:, None]
+    scale = rounding.step().detach().double().expand(len(weight), *rounding.scale.shape[1:])
+    if scale.dim() == 2:
+        return integers, scale * gain.abs()[:, None]
+    return integers.view_as(weight), scale * gain.abs()
+
+
+def _writes_signs(module: GraphModule, node: Node) -> bool:
+    """Whether only the sign of a layer's result is kept."""
+    steps = [_values(module, user.args[1]) for user in node.users if user.target == QUANTIZE]
+    return any(float(step) == SIGN_STEP for step in steps)
+
+
+def _in_larger_integers(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The same weights, with a bias that is rounded to finer steps: of 1-bit codes it would turn many signs.
+
+    Up to 64: two products with 8-bit codes then still fit into 16 bits, as some processors add them.
+    """
+    factor = max(1, 64 // max(1, int(codes.abs().max())))
+    return codes * factor, scale / factor
+
+
+def _integer_type(rounding: WeightFakeQuantize, layer: str) -> torch.dtype:
+    """The narrowest type that holds all integers of a grid and their negatives. Raises: LoweringError."""
+    largest = reach(rounding.grid)
+    for kind in (torch.int8, torch.int16):
+        if largest <= torch.iinfo(kind).max:
+            return kind
+    raise LoweringError(
+        f"{layer}: weights are stored in 16 bits at most, got integers up to {largest}; take a grid with fewer bits"
+    )
 
 
 def _fit_accumulator(
@@ -163,7 +231,7 @@ def _input_scale(module: GraphModule, value: object) -> float | None:
     """The scale of the codes that a layer reads, behind operators that only move them; None when it reads floats."""
     assert isinstance(value, Node)
     value = source(value)
-    if value.target != DEQUANTIZE:
+    if value.target != DEQUANTIZE or value.args[1].op != "get_attr":  # type: ignore[union-attr]
         return None
     return float(_values(module, value.args[1]))
 
@@ -175,94 +243,6 @@ def _affine_of_norm(module: GraphModule, norm: Node, bias: Tensor) -> tuple[Tens
     beta = _values(module, norm.args[2]).double() if norm.args[2] is not None else torch.zeros_like(mean)
     gain = gamma / torch.sqrt(variance + float(norm.args[7]))  # type: ignore[arg-type]
     return gain, (bias - mean) * gain + beta
-
-
-def _canonical_mean(module: GraphModule, node: Node) -> None:
-    """Global average pooling in one form: a mean that keeps its dimensions, rounded there if it is rounded."""
-    rank = node.args[0].meta["val"].dim()  # type: ignore[union-attr]
-    keeps = node.target != aten.mean.dim or (len(node.args) > 2 and bool(node.args[2]))
-    last = next(iter(node.users))
-    rounded = len(node.users) == 1 and last.op == "call_module"
-    with module.graph.inserting_before(node):
-        mean = module.graph.call_function(aten.mean.dim, (node.args[0], list(range(2, rank)), True))
-        mean.meta = described(node)
-        result = module.graph.call_module(str(last.target), (mean,)) if rounded else mean
-        result.meta = described(node)
-        if not keeps:
-            result = module.graph.call_function(aten.flatten.using_ints, (result, 1))
-            result.meta = described(node)
-    (last if rounded else node).replace_all_uses_with(result)
-
-
-def _canonical_pool(node: Node) -> None:
-    """Adaptive average pooling whose windows are all alike is plain average pooling."""
-    before, after = (list(value.meta["val"].shape[2:]) for value in (node.args[0], node))  # type: ignore[union-attr]
-    if any(large % small for large, small in zip(before, after, strict=True)):
-        return
-    window = [large // small for large, small in zip(before, after, strict=True)]
-    node.target = aten.avg_pool1d.default if len(window) == 1 else aten.avg_pool2d.default
-    node.args = (node.args[0], window, window, [0] * len(window), False, True)
-
-
-def _plain_windows(node: Node) -> None:
-    """Average pooling as runtimes understand it: they divide by the whole window where padding is counted.
-
-    torch divides the partial windows of `ceil_mode` by the part inside the padded map.
-    """
-    given = bind(node)
-    if given.get("divisor_override"):
-        raise LoweringError(f"{of_node(node)}: average pooling with divisor_override has no runtime; multiply after it")
-    before, after = (list(value.meta["val"].shape[2:]) for value in (node.args[0], node))  # type: ignore[union-attr]
-    window, padding = (each(given[name], len(before)) for name in ("kernel_size", "padding"))
-    stride = each(given["stride"] or window, len(before))
-    ceiling, counted = bool(given["ceil_mode"]), bool(given["count_include_pad"])
-    sizes = zip(before, window, stride, padding, strict=True)
-    if [(n + 2 * p - k) // s + 1 for n, k, s, p in sizes] == after:
-        ceiling = False
-    elif any(padding) and counted:
-        raise LoweringError(
-            f"{of_node(node)}: average pooling with ceil_mode that counts its padding has no runtime; "
-            "set count_include_pad=False or pad before it"
-        )
-    else:
-        counted = False
-    node.args = (node.args[0], window, stride, padding, ceiling, counted)
-    node.kwargs = {}
-
-
-def each(setting: Any, rank: int) -> list[int]:
-    """One number for every dimension, from a number or a list of none, one or all."""
-    numbers = list(setting) if isinstance(setting, (list, tuple)) else [setting]
-    return numbers * rank if len(numbers) == 1 else numbers
-
-
-def _flatten_rows(module: GraphModule, node: Node, batch: tuple[int, ...]) -> None:
-    """An integer linear layer over more dimensions reads and writes a matrix: runtimes have no other kernel.
-
-    The dimensions `batch` of its output grow with the rows. Raises: LoweringError for more than one.
-    """
-    weight, shape = node.args[1], node.meta["val"].shape
-    if len(shape) == 2 or not isinstance(weight, Node) or weight.target != DEQUANTIZE:
-        return
-    if len(batch) > 1:
-        raise LoweringError(
-            f"{of_node(node)}: one dimension of a quantized linear layer may grow with the batch, "
-            f"{len(batch)} do; leave this layer in float"
-        )
-    last = node
-    while last.target != QUANTIZE:
-        following = only_user(last, {*FUSED_ACTIVATIONS, QUANTIZE})
-        if following is None:
-            break
-        last = following
-    with module.graph.inserting_before(node):
-        width = module.get_buffer(str(weight.args[0].target)).shape[1]  # type: ignore[union-attr]
-        node.update_arg(0, module.graph.call_function(aten.reshape.default, (node.args[0], [-1, width])))
-    with module.graph.inserting_after(last):
-        sizes = [-1 if i in batch else int(size) for i, size in enumerate(shape)]
-        restored = module.graph.call_function(aten.reshape.default, (last, sizes))
-    restored.meta = described(last)
-    last.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not restored)
 
 
 def _weight_source(module: GraphModule, value: object) -> tuple[WeightFakeQuantize | None, Node]:

@@ -18,13 +18,13 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from trimtab.graph.layers import OPERATORS as LAYERS
-from trimtab.quant.fold import AVERAGE_POOLS
+from trimtab.quant.operators import AVERAGE_POOLS, MOVES, pads_with_zero, source
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
-from trimtab.quant.placement import MOVES, pads_with_zero
 
 aten = torch.ops.aten
 
 _ADDITIONS: set[object] = {aten.add.Tensor, aten.add_.Tensor}
+_MULTIPLICATIONS: set[object] = {aten.mul.Tensor, aten.mul_.Tensor}
 _PADS: set[object] = {aten.pad.default, aten.constant_pad_nd.default}
 
 
@@ -77,6 +77,8 @@ class IntegerSimulation(Interpreter):
         if n.target == QUANTIZE:
             return _quantize(*args)
         if n.target == DEQUANTIZE:
+            if isinstance(args[0], Tensor) and (args[1].dim() == 2 or args[0].dtype == torch.int16):
+                return n.target(*args)  # a weight for which there is no integer kernel
             codes = args[0].codes if isinstance(args[0], Codes) else args[0].float()
             return Codes(codes, args[1], args[2].float())
         result = self._on_codes(n, args) if not kwargs else None
@@ -94,6 +96,8 @@ class IntegerSimulation(Interpreter):
             return self._layer(n, *args)
         if n.target in _ADDITIONS and isinstance(args[1], Codes):
             return _add(*args)
+        if n.target in _MULTIPLICATIONS and isinstance(args[1], Codes):
+            return _multiply(*args)
         if n.target == aten.mean.dim and _over_the_map(*args):
             return _average(args[0])
         if n.target in AVERAGE_POOLS:
@@ -108,6 +112,8 @@ class IntegerSimulation(Interpreter):
         assert callable(n.target)
         step = x.scale * weight.scale
         shape = (1, -1, *(1,) * (weight.codes.dim() - 2))
+        if _has_dynamic_range(n.args[0]):
+            return _dynamic_linear(x, weight, bias, step)
         bias_codes = _bias_codes(n, bias, step)
         exact = self._accumulator_dtype(n, weight, bias_codes)
         products = n.target(x.centred().to(exact), weight.codes.to(exact), None, *rest)
@@ -122,6 +128,18 @@ class IntegerSimulation(Interpreter):
         """float32 where no partial sum can leave its exact integers, whatever the order of summation."""
         largest = weight.codes.abs().flatten(1).sum(1).max() * 255
         return torch.float32 if float(largest) < 2**24 else torch.float64
+
+
+def _has_dynamic_range(value: Any) -> bool:
+    """Whether the scale of a layer's input is found at run time."""
+    value = source(value)
+    return value.target == DEQUANTIZE and value.args[1].op != "get_attr"
+
+
+def _dynamic_linear(x: Codes, weight: Codes, bias: Tensor, step: Tensor) -> Pending:
+    """The kernel multiplies integers, and adds the bias in float."""
+    total = F.linear(x.centred().double(), weight.codes.double()).float() * step + bias
+    return Pending(write=lambda scale, zero: (total / scale).round() + zero, read=lambda: total)
 
 
 def _bias_codes(n: Node, bias: Tensor, step: Tensor) -> Tensor:
@@ -146,6 +164,15 @@ def _add(a: Codes, b: Codes) -> Pending:
         return _fused(ra, a.codes, _fused(rb, b.codes, offset)).round()
 
     return Pending(write=write, read=lambda: a.values() + b.values())
+
+
+def _multiply(a: Codes, b: Codes) -> Pending:
+    """The kernel adds the zero point before it rounds."""
+    product = a.centred() * b.centred()
+    return Pending(
+        write=lambda scale, zero: (product * (a.scale * b.scale / scale) + zero).round(),
+        read=lambda: a.values() * b.values(),
+    )
 
 
 def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:

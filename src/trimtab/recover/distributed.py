@@ -221,12 +221,15 @@ class _Processes(Crew):
 
 
 def _scales_by_rows(network: Network) -> list[nn.Parameter]:
-    """Scales of activations that have more entries when the batch has more rows; others (of constants) do not."""
+    """Scales and offsets of activations that have more entries when the batch has more rows; constants have not."""
     entries: dict[nn.Parameter, list[int]] = {}
     sites = [module for module in network.module.modules() if isinstance(module, ActivationFakeQuantize)]
     hooks = [
-        site.register_forward_pre_hook(lambda site, args: entries.setdefault(site.scale, []).append(args[0].numel()))
+        site.register_forward_pre_hook(
+            lambda site, args, name=name: entries.setdefault(getattr(site, name), []).append(args[0].numel())
+        )
         for site in sites
+        for name in site.damped
     ]
     try:
         with torch.no_grad(), evaluating(network):

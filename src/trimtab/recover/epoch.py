@@ -58,6 +58,7 @@ class Trainer:
     average: Average | None = None
     imitators: tuple[Imitator, ...] = ()
     rows_pending: int = 0
+    ranges_frozen: bool = False
 
     def forward(self, network: Callable[..., Any], inputs: Inputs) -> Any:
         """Outputs in float32, computed under autocast to `dtype`."""
@@ -66,7 +67,8 @@ class Trainer:
         return pytree.tree_map_only(Tensor, lambda x: x.float() if x.dtype == torch.bfloat16 else x, outputs)
 
     def set_mode(self, progress: float) -> None:
-        """Training mode, until BatchNorm is to be frozen. `progress`: fraction of all steps that are done."""
+        """Training mode, until BatchNorm and ranges are to be frozen. `progress`: fraction of all steps done."""
+        self.ranges_frozen = progress >= self.settings.freeze_ranges_at
         training = progress < self.settings.freeze_norm_at or not self.normalizes_by_batch
         if self.network.training != training:
             self.network.train(training)
@@ -131,7 +133,7 @@ class Trainer:
         if not math.isfinite(clip_gradients(self.optimizer, self.settings.clip_norm).item()):
             self.forget_gradients()
             raise NonFiniteLossError("the gradient is not finite")
-        set_pace(self.optimizer, rate, momentum)
+        set_pace(self.optimizer, rate, momentum, ranges_frozen=self.ranges_frozen)
         self.optimizer.step()
         if self.prepared is not None:
             self.prepared.step()

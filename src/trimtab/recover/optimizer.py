@@ -18,25 +18,36 @@ def parameter_groups(network: Network, settings: Settings) -> list[dict[str, Any
     """Weights with decay; norms, biases and gates without; quantization scales without and at their own rate.
 
     Scales and gates are the parameters of inserted modules (submodules with `elementwise = True`): scales are those
-    that are named so.
+    that it names as `learned`, or else its `scale`. Scales of a module that `decays` have decay too.
     """
     inserted = [module for module in network.module.modules() if _is_inserted(module)]
-    scales = {id(getattr(module, "scale", None)) for module in inserted}
-    gates = {id(parameter) for module in inserted for parameter in module.parameters()} - scales
+    scales = {id(p): _decays(module) for module in inserted for p in _scales(module)}
+    gates = {id(parameter) for module in inserted for parameter in module.parameters()} - scales.keys()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weights = [p for p in trained if p.dim() > 1 and id(p) not in scales | gates]
+    weights = [p for p in trained if p.dim() > 1 and id(p) not in scales.keys() | gates]
     others = [p for p in trained if (p.dim() <= 1 or id(p) in gates) and id(p) not in scales]
     groups = [
         {"params": weights, "weight_decay": settings.weight_decay, "rate": 1.0, "scales": False},
         {"params": others, "weight_decay": 0.0, "rate": 1.0, "scales": False},
-        {
-            "params": [p for p in trained if id(p) in scales],
-            "weight_decay": 0.0,
-            "rate": settings.scale_rate,
-            "scales": True,
-        },
+        *(
+            {
+                "params": [p for p in trained if scales.get(id(p)) is decays],
+                "weight_decay": settings.weight_decay if decays else 0.0,
+                "rate": settings.scale_rate,
+                "scales": True,
+            }
+            for decays in (False, True)
+        ),
     ]
     return [group for group in groups if group["params"]]
+
+
+def _scales(module: nn.Module) -> list[nn.Parameter]:
+    return [getattr(module, name) for name in getattr(module, "learned", ("scale",)) if hasattr(module, name)]
+
+
+def _decays(module: nn.Module) -> bool:
+    return getattr(module, "decays", False) is True
 
 
 def _is_inserted(module: nn.Module) -> bool:
@@ -55,10 +66,10 @@ def build_optimizer(network: Network, settings: Settings, beside: Sequence[nn.Pa
     return torch.optim.SGD(groups, lr=settings.peak_rate, momentum=settings.momentum, nesterov=nesterov, fused=True)
 
 
-def set_pace(optimizer: torch.optim.Optimizer, rate: float, momentum: float) -> None:
-    """Give every group the learning rate of this step, times its own factor, and the momentum."""
+def set_pace(optimizer: torch.optim.Optimizer, rate: float, momentum: float, *, ranges_frozen: bool) -> None:
+    """Give every group the learning rate of this step, times its own factor, and the momentum; frozen scales rest."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate"]
+        group["lr"] = 0.0 if group["scales"] and ranges_frozen else rate * group["rate"]
         if "betas" in group:
             group["betas"] = (momentum, _BETA2)
         else:

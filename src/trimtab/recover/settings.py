@@ -49,6 +49,8 @@ class Settings(Record):
     `freeze_norm_at` is the fraction of all steps after which BatchNorm normalizes by its running statistics (and
     dropout is off), so that training ends on the very function that is deployed. 0 suits networks that are only
     quantized: there the noise of batch statistics is far above the damage. Without BatchNorm it does nothing.
+    `freeze_ranges_at` is the fraction of all steps after which quantization scales (and offsets) stay, so that the last
+    steps train weights for the very grid that is deployed. 0.9: by then the rate has nearly stopped them.
     `reestimate` is the number of training batches on which BatchNorm is measured anew at the end, kept if val is not
     worse for it. 0: with `freeze_norm_at` below 1 training ended on the running statistics and has adapted to them.
     `precision` "auto" is bfloat16 autocast where the processor multiplies it natively and the network is large enough
@@ -73,6 +75,7 @@ class Settings(Record):
     mean_teacher: bool = False
     imitate: tuple[Imitation, ...] = ()
     freeze_norm_at: Annotated[float, Field(ge=0, le=1)] = 0.75
+    freeze_ranges_at: Annotated[float, Field(ge=0, le=1)] = 0.9
     reestimate: Annotated[int, Field(ge=0)] = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     channels_last: bool = True

@@ -15,3 +15,4 @@ from trimtab.report.summary import value_of as value_of
 from trimtab.report.terminal import Stages as Stages
 from trimtab.report.terminal import before_after as before_after
 from trimtab.report.terminal import stages as stages
+from trimtab.report.why import why_lines as why_lines

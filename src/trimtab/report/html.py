@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trimtab.errors import RunError
 from trimtab.plan import Record, Result
-from trimtab.report import frontier, numbers, summary
+from trimtab.report import frontier, numbers, summary, why
 from trimtab.run import atomic_write
 
 
@@ -53,6 +53,9 @@ def render_report(result: Result, details: ReportDetails) -> str:
         interval=summary.interval(result),
         conditions=summary.conditions(result.compressed),
         chart=frontier.chart(result),
+        times=why.time_rows(result.hotspots) if result.hotspots else (),
+        hottest=why.layer_rows(result.hotspots) if result.hotspots else (),
+        ran_on=why.why_conditions(result.hotspots) if result.hotspots else "",
         stages=stages,
         total=result.seconds.get("total", sum(spent for _, spent in stages)),
         widest=max((layer.width_before for layer in details.layers), default=1),

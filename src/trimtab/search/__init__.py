@@ -1,4 +1,4 @@
-"""Search: what options cost (profile), the best of all combinations (MILP), what to try next (strategy); `prune`."""
+"""Search: what options cost, the best of all combinations (MILP), what to try next; `prune` and `quantize`."""
 
 from trimtab.search.fitting import fitting_plan as fitting_plan
 from trimtab.search.plan_search import COST_QUANTITIES as COST_QUANTITIES
@@ -13,6 +13,7 @@ from trimtab.search.profile import build_profile as build_profile
 from trimtab.search.pruning import Curves as Curves
 from trimtab.search.pruning import measure_curves as measure_curves
 from trimtab.search.pruning import prune as prune
+from trimtab.search.quantizing import quantize as quantize
 from trimtab.search.standalone import profile as profile
 from trimtab.search.strategy import Attempt as Attempt
 from trimtab.search.strategy import Judgement as Judgement

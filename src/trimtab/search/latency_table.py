@@ -6,16 +6,20 @@ profile scales it to the measured time of the whole integer network, and the sea
 
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
+import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor
 
+from trimtab.lower import Artifact, load
 from trimtab.plan import Target
 from trimtab.search.costs import MOST_COMBINED_UNITS, time_key
 from trimtab.search.space import LayerShape, Unit, evaluate_terms, groups_in
@@ -57,27 +61,33 @@ def needed_times(units: Sequence[Unit], layers: Sequence[LayerShape]) -> dict[st
 
 
 def time_layers(needed: Mapping[str, Kernel], target: Target, advance: Callable[[], None]) -> dict[str, float]:
-    """Median milliseconds of each kernel at the target's batch and threads."""
+    """Median milliseconds of each kernel at the target's batch and threads, on its runtime.
+
+    A runtime that does not read ONNX is stood in for by ONNX Runtime.
+    """
     times = {}
-    for key, kernel in sorted(needed.items()):
-        times[key] = _time(kernel_model(kernel, target.batch), target.threads)
-        advance()
+    runtime = target.name if target.suffix == ".onnx" else "onnxruntime"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "layer.onnx"
+        for key, kernel in sorted(needed.items()):
+            model = kernel_model(kernel, target.batch)
+            onnx.save(model, file)
+            times[key] = _time(load(runtime, file).with_threads(target.threads), _ones(model))
+            advance()
     return times
 
 
-def _time(model: onnx.ModelProto, threads: int) -> float:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    declared = session.get_inputs()[0]
-    dtype = np.uint8 if "uint8" in declared.type else np.float32
-    feed = {declared.name: np.ones(declared.shape, dtype)}
+def _ones(model: onnx.ModelProto) -> Tensor:
+    declared = model.graph.input[0].type.tensor_type
+    dtype = torch.uint8 if declared.elem_type == TensorProto.UINT8 else torch.float32
+    return torch.ones([size.dim_value for size in declared.shape.dim], dtype=dtype)
+
+
+def _time(artifact: Artifact, x: Tensor) -> float:
     seconds = []
     for _ in range(_WARMUP + _ROUNDS):
         begun = time.perf_counter()
-        session.run(None, feed)
+        artifact(x)
         seconds.append(time.perf_counter() - begun)
     return statistics.median(seconds[_WARMUP:]) * 1e3
 
@@ -89,41 +99,48 @@ def kernel_model(kernel: Kernel, batch: int) -> onnx.ModelProto:
     generator = np.random.default_rng(0)
     shape = (kernel.outputs, kernel.inputs, *geometry.get("kernel", ()))
     weight = generator.integers(-127, 128, shape).astype(np.int8)
-    node, constants = _integer(kernel, weight) if kernel.integer else _floating(kernel, weight)
+    nodes, constants = _integer(kernel, weight) if kernel.integer else _floating(kernel, weight)
     element = TensorProto.UINT8 if kernel.integer else TensorProto.FLOAT
     graph = helper.make_graph(
-        [node],
+        nodes,
         "layer",
         [helper.make_tensor_value_info("x", element, [rows, kernel.inputs * kernel.groups, *geometry.get("size", ())])],
         [helper.make_tensor_value_info("y", element, None)],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def _integer(kernel: Kernel, weight: np.ndarray) -> tuple[NodeProto, dict[str, Any]]:
+def _integer(kernel: Kernel, weight: np.ndarray) -> tuple[list[NodeProto], dict[str, Any]]:
     outputs = kernel.outputs
+    step, scales = np.float32(0.02), np.full(outputs, 0.01, np.float32)
     constants = {
         "w": weight,
-        "s": np.float32(0.02),
+        "s": step,
         "z": np.uint8(0),
-        "ws": np.full(outputs, 0.01, np.float32),
+        "ws": scales,
         "wz": np.zeros(outputs, np.int8),
         "b": np.zeros(outputs, np.int32),
+        "bs": step * scales,
     }
-    if kernel.layer.operator == "convolution":
-        names = ["x", "s", "z", "w", "ws", "wz", "s", "z", "b"]
-        return helper.make_node("QLinearConv", names, ["y"], **_convolution(kernel)), constants
-    names = ["x", "s", "z", "w", "ws", "wz", "b", "s", "z"]
-    return helper.make_node("QGemm", names, ["y"], domain="com.microsoft", transB=1), constants
+    decoded = [
+        helper.make_node("DequantizeLinear", ["x", "s", "z"], ["xf"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wf"], axis=0),
+        helper.make_node("DequantizeLinear", ["b", "bs"], ["bf"], axis=0),
+    ]
+    layer = _layer(kernel, ["xf", "wf", "bf"], "yf")
+    return [*decoded, layer, helper.make_node("QuantizeLinear", ["yf", "s", "z"], ["y"])], constants
 
 
-def _floating(kernel: Kernel, weight: np.ndarray) -> tuple[NodeProto, dict[str, Any]]:
+def _floating(kernel: Kernel, weight: np.ndarray) -> tuple[list[NodeProto], dict[str, Any]]:
     constants = {"w": weight.astype(np.float32), "b": np.zeros(kernel.outputs, np.float32)}
+    return [_layer(kernel, ["x", "w", "b"], "y")], constants
+
+
+def _layer(kernel: Kernel, reads: list[str], gives: str) -> NodeProto:
     if kernel.layer.operator == "convolution":
-        return helper.make_node("Conv", ["x", "w", "b"], ["y"], **_convolution(kernel)), constants
-    return helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=1), constants
+        return helper.make_node("Conv", reads, [gives], **_convolution(kernel))
+    return helper.make_node("Gemm", reads, [gives], transB=1)
 
 
 def _convolution(kernel: Kernel) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from trimtab.errors import ConfigError, NumericsError
+from trimtab.errors import ConfigError
 from trimtab.graph import Network
+from trimtab.measure import divergence, outputs_of
 from trimtab.plan import LayerDecision, Record, Target
 from trimtab.prune import CRITERIA, rank
 from trimtab.quant import insert_fake_quantization
@@ -23,7 +24,7 @@ from trimtab.search.space import LayerShape, Option, Unit, shape_of, unique_laye
 from trimtab.stats import collect
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.switches import evaluating
-from trimtab.tasks.task import Inputs, Task, call
+from trimtab.tasks.task import Inputs, Task
 
 PROFILE_ROWS = 256
 """Rows on which an option's loss is measured, and rows from which its batch norm is re-estimated."""
@@ -223,24 +224,6 @@ def _masked(network: Network, variant: Network, unit: Unit, removed: Sequence[in
         with torch.no_grad():
             for name, value in saved.items():
                 variant.module.get_parameter(name).copy_(value)
-
-
-def divergence(outputs: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """Mean squared difference over the reference's variance, summed over outputs; 0 for equal outputs."""
-    total = 0.0
-    for ours, theirs in zip(outputs, reference, strict=True):
-        variance = float(theirs.double().var(correction=0))
-        total += float((ours.double() - theirs.double()).square().mean()) / max(variance, 1e-12)
-    if total != total or total == float("inf"):
-        raise NumericsError("profile: an output is not finite; check the weights and the data")
-    return total
-
-
-def outputs_of(network: Network, batches: Sequence[Inputs]) -> list[Tensor]:
-    """Every output tensor of the network over all batches, one row below the other."""
-    with torch.no_grad():
-        rows = [pytree.tree_leaves(call(network, inputs)) for inputs in batches]
-    return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def first_batches(loader: Any, rows: int) -> Iterator[tuple[Inputs, Any]]:

@@ -19,6 +19,7 @@ class Affine:
 
     bits: int = 8
     signed = False
+    zero = uniform = saturates = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 16:

@@ -19,6 +19,7 @@ class Symmetric:
 
     bits: int = 8
     signed = True
+    zero = uniform = saturates = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 16:

@@ -7,9 +7,10 @@ import torch
 
 from trimtab.errors import ConfigError, TaskError
 from trimtab.graph import Network
+from trimtab.measure import divergence, outputs_of
 from trimtab.plan import Record
 from trimtab.recover.batchnorm import reestimate_batchnorm
-from trimtab.search.profile import Progress, divergence, outputs_of
+from trimtab.search.profile import Progress
 from trimtab.search.pruning.subject import Points, Subject
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.switches import evaluating

@@ -1,0 +1,213 @@
+"""Layer after layer, a compressed network is brought back to what the original computes. No labels, no gradients.
+
+The target of a layer is what the original has behind it (batch norm and shortcut included) on the same inputs; what
+the layer reads are the values of the compressed network, where earlier layers are solved and rounded already. So every
+layer also makes up for the errors of those before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from trimtab.errors import PlanError, TaskError
+from trimtab.graph import Network
+from trimtab.graph.analysis import attribute
+from trimtab.graph.kept import Kept
+from trimtab.graph.surgery import check_kept
+from trimtab.graph.values import bind
+from trimtab.plan import LayerDecision, Plan
+from trimtab.quant import WeightFakeQuantize
+from trimtab.recover.affine import Affine
+from trimtab.recover.blocks import learn_block
+from trimtab.recover.outlets import Outlet, outlet_of
+from trimtab.recover.readings import positions_of, rows_read, rows_written
+from trimtab.recover.rounding import SOLVING, round_weight
+from trimtab.recover.segments import Segment, segments
+from trimtab.recover.stepwise import Stepwise
+from trimtab.solve import Gathering, choose_damping, least_squares, on_survivors, pulled
+from trimtab.tasks.rows import lay_out
+from trimtab.tasks.task import Inputs
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A layer in both networks, and the channels of the original that the compressed one has."""
+
+    name: str
+    here: Outlet
+    there: Outlet
+    kept: Tensor
+    decision: LayerDecision
+
+    @property
+    def adds(self) -> bool:
+        """Whether the target is behind the addition of a shortcut, in both."""
+        return self.here.add is not None and self.there.add is not None
+
+    @property
+    def target(self) -> Node:
+        """The node of the original whose values the layer shall come to."""
+        return self.there.add if self.adds and self.there.add is not None else self.there.own
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A segment, the node of the original whose values it shall come to, and which of its channels are left.
+
+    Of the layers that are `thinned` some weights stay zero.
+    """
+
+    segment: Segment
+    end: Node
+    kept: Tensor
+    channels: int
+    thinned: tuple[Node, ...]
+
+
+@torch.no_grad()
+def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs]) -> Network:
+    """A copy of `cut` (what `apply` made of `original` and `plan`) whose layers come nearest to the original's outputs.
+
+    One convolution or linear layer after the other solves least squares for the target (on the weights that are not
+    zero, where the plan thins the layer) and is then rounded by the decision's solver; ranges of activations are
+    calibrated on the way, and batch norm gets the statistics of what it then reads. Where nothing is cut and the solver
+    is "nearest" only the mean of each channel is set right (bias correction). A weight that is read twice, a recurrent
+    or a computed one stays as it is.
+    Raises: TaskError without batches, NumericsError for values that are not finite, PlanError for another network.
+    """
+    batches = lay_out(list(batches), torch.channels_last)
+    if not batches:
+        raise TaskError("repair: the data has no batches; give at least one")
+    result = cut.clone().eval()
+    reference = original.clone().eval()
+    places = _places(result, reference, plan)
+    blocks = _blocks(result, reference, places)
+    here = Stepwise(result, batches, held=[block.segment.start for block in blocks.values()])
+    there = Stepwise(
+        reference, batches, held=[*(place.target for place in places), *(block.end for block in blocks.values())]
+    )
+    for number, place in enumerate(places):
+        here.run_to(place.here.node, inclusive=False)
+        moves = plan.thins or bool(plan.branches) or place.decision.solver in SOLVING
+        _solve(result, place, here, there, moves=moves, seed=plan.seed + number)
+        if place.here.node in blocks:
+            _learn(result, blocks[place.here.node], here, there, seed=plan.seed + number)
+    here.run_to(next(iter(result.module.graph.find_nodes(op="output"))), inclusive=True)
+    result.train(cut.training)
+    return result
+
+
+def _solve(result: Network, place: _Place, here: Stepwise, there: Stepwise, *, moves: bool, seed: int) -> None:
+    """Set weight and constant of one layer; `moves`: whether its float weights may."""
+    parameter = attribute(result.module, f"{place.name}.weight")
+    layer = Affine(result.module, place.here, parameter)
+    halves = _moments(place, layer, here, there, seed)
+    both = halves[0].with_all(halves[1]).found(place.name)
+    near = moments = layer.before_gain(both if layer.constant else both.about_zero())
+    weight, kept = layer.weight(), None
+    if place.decision.sparsity is not None:
+        kept = weight != 0
+    if moves:
+        first, second = (half.found(place.name) for half in halves)
+        if not layer.constant:
+            first, second = first.about_zero(), second.about_zero()
+        damping = choose_damping(first, second, weight * layer.by_group(layer.gain)[..., None])
+        near = pulled(moments, weight, damping)
+        weight = least_squares(near.gram, near.cross) if kept is None else on_survivors(near.gram, near.cross, kept)
+    rounding = _rounding(result, place.here.node)
+    used = weight
+    if rounding is not None:
+        solved = round_weight(rounding, parameter.shape, weight, near, kept, place.decision.solver)
+        weight, used = solved.weight, solved.used
+    layer.write(weight)
+    layer.set_constant(used, moments)
+
+
+def _moments(place: _Place, layer: Affine, here: Stepwise, there: Stepwise, seed: int) -> tuple[Gathering, Gathering]:
+    """Of the layer's inputs and targets, over the first and the second half of the rows of every batch."""
+    node, channels = place.here.node, place.here.channels
+    targets, kernel = there.take(place.target), tuple(layer.parameter.shape[2:])
+    positions = positions_of(targets, channels, seed)
+    others = here.values(place.here.other) if place.adds and place.here.other is not None else targets
+    halves = (Gathering(), Gathering())
+    for number, (x, y, other) in enumerate(zip(here.values(bind(node)["input"]), targets, others, strict=True)):
+        wanted = rows_written(y, channels, positions)[:, place.kept.to(y.device)]
+        if place.adds:
+            wanted = wanted - rows_written(other, channels, positions)
+        read, wanted = rows_read(node, x, kernel, positions), layer.by_group(wanted.mT).mT
+        middle = (read.shape[1] + number % 2) // 2
+        for half, rows in zip(halves, (slice(None, middle), slice(middle, None)), strict=True):
+            if read[:, rows].shape[1]:
+                half.add(read[:, rows], wanted[:, rows])
+    return halves
+
+
+def _learn(result: Network, block: _Block, here: Stepwise, there: Stepwise, seed: int) -> None:
+    """Learn one block together, and go on with what it then writes."""
+    end = block.segment.end
+    here.run_to(end, inclusive=True)
+    read = here.take(block.segment.start)
+    wanted = [value.index_select(block.channels, block.kept.to(value.device)) for value in there.take(block.end)]
+    if any(len(x) != len(y) for x, y in zip(read, wanted, strict=True)):
+        raise PlanError(
+            f"solver 'block': the block that ends at {end.name} writes other rows than it reads; "
+            "choose 'coordinate_descent' for its layers"
+        )
+    learned = learn_block(result, block.segment, torch.cat(read), torch.cat(wanted), seed, block.thinned)
+    here.replace(end, learned.split([len(x) for x in read]))
+
+
+def _blocks(result: Network, original: Network, places: Sequence[_Place]) -> dict[Node, _Block]:
+    """The blocks in which a layer is solved by "block", by the last of their layers."""
+    chosen = {place.here.node: place for place in places if place.decision.solver == "block"}
+    known = {node.name: node for node in original.module.graph.nodes}
+    found = {}
+    for segment in segments(result, tuple(chosen)):
+        last = chosen[segment.layers[-1]]
+        end = segment.end
+        while end.op == "call_module":
+            (end,) = end.all_input_nodes
+        there = known[end.name]
+        channels = last.here.channels
+        size = there.meta["val"].shape[channels]
+        same = end.meta["val"].shape[channels] == size
+        kept = torch.arange(size) if same else last.kept
+        thinned = tuple(node for node in segment.layers if chosen[node].decision.sparsity is not None)
+        found[segment.layers[-1]] = _Block(segment, there, kept, channels, thinned)
+    return found
+
+
+def _rounding(network: Network, node: Node) -> WeightFakeQuantize | None:
+    """What rounds the weight that a layer's call reads."""
+    weight = bind(node)["weight"]
+    if weight.op != "call_module":
+        return None
+    module: nn.Module = network.module.get_submodule(str(weight.target))
+    return module if isinstance(module, WeightFakeQuantize) else None
+
+
+def _places(result: Network, original: Network, plan: Plan) -> list[_Place]:
+    """Every layer that both networks have and whose weight is read once, in the order of the compressed graph."""
+    kept = Kept(
+        {
+            original.group(decision.group).axis: check_kept(original, decision.group, decision.kept)
+            for decision in plan.groups
+        }
+    )
+    decisions = {decision.layer: decision for decision in plan.layers}
+    twice = {layer.weight for layer in result.layers if "#" in layer.name}
+    nodes = [{node.name: node for node in network.module.graph.nodes} for network in (result, original)]
+    return [
+        _Place(
+            name=layer.name,
+            here=outlet_of(result.module, nodes[0][layer.node]),
+            there=outlet_of(original.module, nodes[1][original.layer(layer.name).node]),
+            kept=kept.positions(original.dims(layer.weight)[0]),
+            decision=decisions.get(layer.name, LayerDecision(layer=layer.name)),
+        )
+        for layer in result.layers
+        if layer.weight not in twice
+    ]

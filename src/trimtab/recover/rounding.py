@@ -1,0 +1,109 @@
+"""The weights of one layer, solved: by least squares where they may change, on the grid where they are rounded."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trimtab.errors import ConfigError
+from trimtab.plan import PER_CHANNEL, PER_NETWORK
+from trimtab.quant import WeightFakeQuantize
+from trimtab.quant.grids import Fit
+from trimtab.quant.grids.search import fit_weights
+from trimtab.solve import Moments, adaround, best_scale, best_scales, descend, gptq
+
+ROUNDS = 3
+"""Of coordinate descent, each followed by a refit of the scales."""
+
+SOLVING = ("least_squares", "gptq", "coordinate_descent", "adaround", "block")
+"""Solvers that move the float weights to the least squares first."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """`weight`: what is to be stored, and `used`: what the layer then computes with. [groups, m, n] both."""
+
+    weight: Tensor
+    used: Tensor
+
+
+def round_weight(
+    rounding: WeightFakeQuantize, shape: torch.Size, weight: Tensor, moments: Moments, kept: Tensor | None, solver: str
+) -> Solved:
+    """`weight` [groups, m, n] on the grid of `rounding`, whose scales are fitted anew."""
+    _fit(rounding, weight.reshape(shape))
+    nearest = _Nearest(rounding, weight, kept)
+    if solver in {"nearest", "least_squares"}:
+        return Solved(weight, nearest(weight, torch.arange(weight.shape[2]).expand(len(weight), -1)))
+    if solver == "adaround":
+        below, above = nearest.around(weight)
+        rounded = adaround(weight, moments.gram, moments.cross, below, above)
+        return Solved(rounded, rounded)
+    rounded = gptq(weight, moments.gram, nearest)
+    if solver != "gptq":
+        for _ in range(ROUNDS):
+            rounded = descend(rounded, moments.gram, moments.cross, nearest, sweeps=2)
+            rounded = _refit(rounding, rounded, moments)
+            nearest = _Nearest(rounding, weight, kept)
+        rounded = descend(rounded, moments.gram, moments.cross, nearest)
+    return Solved(rounded, rounded)
+
+
+@torch.no_grad()
+def _fit(rounding: WeightFakeQuantize, weight: Tensor) -> None:
+    """Scales (and table) for this weight; a scale of the whole network stays, others round with it too."""
+    if rounding.granularity == PER_NETWORK:
+        return
+    fit = fit_weights(rounding.grid, rounding.rows(weight.to(rounding.scale)))
+    rounding.scale.copy_(fit.scale.view_as(rounding.scale))
+    rounding.zero_point.copy_(fit.zero_point.view_as(rounding.zero_point))
+    if fit.table is not None and rounding.table is not None:
+        rounding.table.copy_(fit.table / rounding.grid.high)
+
+
+@torch.no_grad()
+def _refit(rounding: WeightFakeQuantize, rounded: Tensor, moments: Moments) -> Tensor:
+    """The scales of least error for the codes that there are; returns the values."""
+    if rounding.granularity == PER_NETWORK:
+        return rounded
+    if rounding.granularity != PER_CHANNEL and rounding.group is None:
+        factor = best_scale(rounded, moments.gram, moments.cross)
+        rounding.scale.mul_(factor.to(rounding.scale))
+        return rounded * factor
+    block = rounding.group or rounded.shape[2]
+    factors = best_scales(rounded, moments.gram, moments.cross, block)
+    rounding.scale.mul_(factors.reshape(rounding.scale.shape).to(rounding.scale))
+    return rounded * factors.repeat_interleave(block, dim=2)
+
+
+class _Nearest:
+    """The nearest values of a weight's grid for some of its columns; zero where nothing is kept."""
+
+    def __init__(self, rounding: WeightFakeQuantize, weight: Tensor, kept: Tensor | None) -> None:
+        self.grid, self.kept = rounding.grid, kept
+        fit = rounding.fit()
+        self.table = fit.table if fit.table is None else fit.table.cpu().double()
+        each = rounding.group or (weight.shape[2] if rounding.granularity == PER_CHANNEL else weight.numel())
+        self.scale, self.zero_point = (
+            part.cpu().double().repeat_interleave(each).reshape(weight.shape) for part in (fit.scale, fit.zero_point)
+        )
+
+    def __call__(self, values: Tensor, columns: Tensor) -> Tensor:
+        at = columns[:, None, :].expand_as(values)
+        fit = Fit(self.scale.gather(2, at).flatten(), self.zero_point.gather(2, at).flatten(), self.table)
+        decoded = self.grid.decode(self.grid.encode(values.reshape(-1, 1), fit), fit).reshape(values.shape)
+        return decoded if self.kept is None else decoded * self.kept.gather(2, at)
+
+    def around(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The two values of the grid that each entry lies between; twice the nearest where it lies outside.
+
+        Raises: ConfigError for a grid whose values are not evenly spaced.
+        """
+        if not self.grid.uniform:
+            raise ConfigError(
+                "solver 'adaround': the grid's values must be evenly spaced; choose 'coordinate_descent' for this grid"
+            )
+        columns = torch.arange(values.shape[2]).expand(len(values), -1)
+        first = self(values, columns)
+        other = self(first + self.scale * (values - first).sign(), columns)
+        return torch.minimum(first, other), torch.maximum(first, other)

@@ -1,0 +1,16 @@
+"""Solvers of one layer: tensors in, tensors out."""
+
+from trimtab.solve.adaround import adaround as adaround
+from trimtab.solve.descent import best_scale as best_scale
+from trimtab.solve.descent import best_scales as best_scales
+from trimtab.solve.descent import descend as descend
+from trimtab.solve.gptq import Nearest as Nearest
+from trimtab.solve.gptq import gptq as gptq
+from trimtab.solve.least_squares import choose_damping as choose_damping
+from trimtab.solve.least_squares import least_squares as least_squares
+from trimtab.solve.least_squares import mean_squared_error as mean_squared_error
+from trimtab.solve.least_squares import on_survivors as on_survivors
+from trimtab.solve.least_squares import pulled as pulled
+from trimtab.solve.moments import Gathering as Gathering
+from trimtab.solve.moments import Moments as Moments
+from trimtab.solve.patches import patches as patches

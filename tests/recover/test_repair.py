@@ -103,9 +103,8 @@ def test_a_cut_network_comes_nearer_to_the_original_than_by_batch_norm_alone(mod
     settled = tt.settle(cut, batches, structure_changed=True)
     assert distance(repaired, network) < 0.5 * distance(settled, network)
     assert distance(repaired, network) < 0.5 * distance(cut, network)
-    assert distance(tt.settle(cut, batches, original=network, plan=plan), network) == pytest.approx(
-        distance(repaired, network), rel=0.3
-    )
+    again = tt.settle(cut, batches, original=network, plan=plan).state_dict()
+    assert all(torch.allclose(value, again[name], atol=1e-5) for name, value in repaired.state_dict().items())
 
 
 def test_the_second_convolution_makes_up_for_the_shortcut_too():

@@ -43,7 +43,7 @@ def run(
     batches = [inputs for _, (inputs, _) in zip(range(-(-images // len(network.example))), task.train, strict=False)]
     start = time.perf_counter()
     plan = plan_for(network, *bits, seed=seed)
-    fake = tt.settle(tt.apply(network, plan), batches, original=network, plan=plan)
+    fake = tt.repair(tt.apply(network, plan), network, plan, batches)
     seconds = time.perf_counter() - start
     test = [batch for _, batch in zip(range(rows), task.test, strict=False)] if rows is not None else task.test
     before, after = (100 * evaluate(it, test, task.metric).value for it in (network, fake))

@@ -103,8 +103,6 @@ def test_a_cut_network_comes_nearer_to_the_original_than_by_batch_norm_alone(mod
     settled = tt.settle(cut, batches, structure_changed=True)
     assert distance(repaired, network) < 0.5 * distance(settled, network)
     assert distance(repaired, network) < 0.5 * distance(cut, network)
-    again = tt.settle(cut, batches, original=network, plan=plan).state_dict()
-    assert all(torch.allclose(value, again[name], atol=1e-5) for name, value in repaired.state_dict().items())
 
 
 def test_the_second_convolution_makes_up_for_the_shortcut_too():
@@ -230,8 +228,6 @@ def test_what_cannot_be_repaired_is_refused():
     other = plan_for(network, groups=(GroupDecision(group="conv7", kept=(0,)),))
     with pytest.raises(PlanError, match="conv7"):
         tt.repair(cut, network, other, images(4))
-    with pytest.raises(tt.TrimtabError, match="belong together"):
-        tt.settle(cut, images(4), original=network)
 
 
 def test_one_row_at_a_time_is_enough():

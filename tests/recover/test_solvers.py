@@ -99,7 +99,7 @@ def test_better_solvers_come_nearer(network):
             Scheme(grid="affine", bits=6),
             solver=solver,
         )
-        found[solver] = distance(tt.settle(rounded(network, plan), batches, original=network, plan=plan), network)
+        found[solver] = distance(tt.repair(rounded(network, plan), network, plan, batches), network)
     plain = distance(tt.settle(rounded(network, plan), batches), network)
     assert found["nearest"] < plain  # the means are set right
     for solver in ("gptq", "adaround", "coordinate_descent"):

@@ -56,9 +56,6 @@ def quantize_command(
     from trimtab.report import stages
     from trimtab.run import atomic_write
     from trimtab.search import quantize
-    from trimtab.search.plan_stats import training_stats
-    from trimtab.search.profile import PROFILE_ROWS, first_batches
-    from trimtab.search.quantizing import SENSITIVITIES
 
     progress = stages(quiet or as_json)
     asked: dict[str, Any] = {
@@ -72,10 +69,7 @@ def quantize_command(
     loaded = task_of(task, setting)
     network = captured(loaded)
     if average is not None:
-        kind = SENSITIVITIES.load(sensitivity)
-        with progress.stage("statistics"):
-            asked["stats"] = training_stats(kind.needs, network, loaded, seed=seed)
-        asked["batches"] = list(first_batches(loaded.val, PROFILE_ROWS))
+        asked |= _measured(network, loaded, sensitivity, seed, progress)
     plan = quantize(
         network,
         average=average,
@@ -96,6 +90,18 @@ def quantize_command(
         rows = _rows(network, plan)
         print_rows("stored", tuple(rows[0]), rows)
         typer.echo(str(output))
+
+
+def _measured(network: Any, task: Any, sensitivity: str, seed: int, progress: Any) -> dict[str, Any]:
+    """What mixed precision needs of the data."""
+    from trimtab.search.plan_stats import training_stats
+    from trimtab.search.profile import PROFILE_ROWS, first_batches
+    from trimtab.search.quantizing import SENSITIVITIES
+
+    kind = SENSITIVITIES.load(sensitivity)
+    with progress.stage("statistics"):
+        stats = training_stats(kind.needs, network, task, seed=seed)
+    return {"stats": stats, "batches": list(first_batches(task.val, PROFILE_ROWS))}
 
 
 def _rows(network: Any, plan: Any) -> list[dict[str, Any]]:

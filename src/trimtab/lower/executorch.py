@@ -23,9 +23,10 @@ from trimtab.lower.artifact import Artifact, by_name
 from trimtab.lower.contract import Simulation
 from trimtab.lower.executorch_file import operators
 from trimtab.lower.kernels import Kernels
+from trimtab.lower.schemes import INT8_KERNELS
 from trimtab.lower.xnnpack_graph import xnnpack_form
 from trimtab.lower.xnnpack_simulation import XnnpackSimulation
-from trimtab.plan import PER_CHANNEL, PER_TENSOR, Scheme, Target
+from trimtab.plan import Target
 from trimtab.run import atomic_write
 from trimtab.tasks.rows import take
 from trimtab.tasks.task import Inputs
@@ -37,8 +38,6 @@ with warnings.catch_warnings():  # while it is imported, executorch uses what is
     from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count, _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
-ACTIVATION_INT8 = Scheme(grid="affine", bits=8, granularity=PER_TENSOR)
-WEIGHT_INT8 = Scheme(grid="symmetric", bits=8, granularity=PER_CHANNEL)
 
 _NOT_COUNTED = ("StaticTranspose", "StaticReshape", "Convert", "MaxPooling2d", "Concatenate", "StaticConstantPad")
 _MOVES = ("slice_copy", "select_copy", "constant_pad", "_clone", "view_copy", "permute_copy", "squeeze_copy", "cat")
@@ -97,14 +96,7 @@ class ExecuTorch:
     capabilities = Target(
         name="executorch",
         suffix=".pte",
-        schemes_by_operator={
-            "convolution": (WEIGHT_INT8, ACTIVATION_INT8),
-            "linear": (WEIGHT_INT8, ACTIVATION_INT8),
-            "add": (ACTIVATION_INT8,),
-            "mean": (ACTIVATION_INT8,),
-            "average_pool": (ACTIVATION_INT8,),
-            "concatenation": (ACTIVATION_INT8,),
-        },
+        schemes_by_operator=INT8_KERNELS,
         channel_multiple=4,
     )
 

@@ -20,14 +20,13 @@ from trimtab.lower.contract import Simulation
 from trimtab.lower.kernels import Kernels
 from trimtab.lower.onnx_file import INTEGER_PREFIXES, MOVES, write_float, write_integer
 from trimtab.lower.onnxruntime_timeline import timeline
-from trimtab.plan import PER_CHANNEL, PER_TENSOR, Scheme, Target, Timeline
+from trimtab.lower.schemes import ACTIVATION_INT8, INT8_KERNELS, WEIGHT_INT8
+from trimtab.plan import PER_TENSOR, Scheme, Target, Timeline
 from trimtab.quant import IntegerSimulation
 from trimtab.quant.gates import gates_on_codes
 from trimtab.tasks.task import Inputs
 
-ACTIVATION_INT8 = Scheme(grid="affine", bits=8, granularity=PER_TENSOR)
 ACTIVATION_DYNAMIC = Scheme(grid="affine", bits=8, granularity=PER_TENSOR, dynamic=True)
-WEIGHT_INT8 = Scheme(grid="symmetric", bits=8, granularity=PER_CHANNEL)
 
 
 _QGEMM_SCALE = 7
@@ -76,15 +75,10 @@ class OnnxRuntime:
         name="onnxruntime",
         suffix=".onnx",
         schemes_by_operator={
-            "convolution": (WEIGHT_INT8, ACTIVATION_INT8),
-            "linear": (WEIGHT_INT8, ACTIVATION_INT8),
+            **INT8_KERNELS,
             "dynamic_linear": (WEIGHT_INT8, ACTIVATION_DYNAMIC),
             "dynamic_recurrent": (WEIGHT_INT8, ACTIVATION_DYNAMIC),
             "embedding": (WEIGHT_INT8,),
-            "add": (ACTIVATION_INT8,),
-            "mean": (ACTIVATION_INT8,),
-            "average_pool": (ACTIVATION_INT8,),
-            "concatenation": (ACTIVATION_INT8,),
             "multiplication": (ACTIVATION_INT8,),
             "sigmoid": (ACTIVATION_INT8,),
             "silu": (ACTIVATION_INT8,),

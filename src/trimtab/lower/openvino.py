@@ -23,11 +23,9 @@ from trimtab.lower.onnx_file import write_float, write_integer
 from trimtab.lower.openvino_graph import as_executed
 from trimtab.lower.openvino_simulation import OpenVinoSimulation
 from trimtab.lower.openvino_timeline import timeline
-from trimtab.plan import PER_CHANNEL, PER_TENSOR, Scheme, Target, Timeline
+from trimtab.lower.schemes import INT8_KERNELS
+from trimtab.plan import Target, Timeline
 from trimtab.tasks.task import Inputs
-
-ACTIVATION_INT8 = Scheme(grid="affine", bits=8, granularity=PER_TENSOR)
-WEIGHT_INT8 = Scheme(grid="symmetric", bits=8, granularity=PER_CHANNEL)
 
 _NOT_COUNTED = {
     *("Broadcast", "Concatenation", "Const", "Convert", "FakeQuantize", "Gather", "Input", "MemoryInput"),
@@ -94,14 +92,7 @@ class OpenVino:
     capabilities = Target(
         name="openvino",
         suffix=".onnx",
-        schemes_by_operator={
-            "convolution": (WEIGHT_INT8, ACTIVATION_INT8),
-            "linear": (WEIGHT_INT8, ACTIVATION_INT8),
-            "add": (ACTIVATION_INT8,),
-            "mean": (ACTIVATION_INT8,),
-            "average_pool": (ACTIVATION_INT8,),
-            "concatenation": (ACTIVATION_INT8,),
-        },
+        schemes_by_operator=INT8_KERNELS,
         channel_multiple=8,
     )
 

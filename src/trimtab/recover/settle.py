@@ -4,34 +4,19 @@ from collections.abc import Sequence
 
 import torch
 
-from trimtab.errors import ConfigError
 from trimtab.graph import Network
-from trimtab.plan import Plan
 from trimtab.quant import ActivationFakeQuantize, calibrate
 from trimtab.recover.batchnorm import reestimate_batchnorm
-from trimtab.recover.reconstruct import repair
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs
 
 
-def settle(
-    network: Network,
-    batches: Sequence[Inputs],
-    *,
-    structure_changed: bool = False,
-    original: Network | None = None,
-    plan: Plan | None = None,
-) -> Network:
+def settle(network: Network, batches: Sequence[Inputs], *, structure_changed: bool = False) -> Network:
     """A copy of `network` with calibrated ranges; batch norm is re-estimated first where channels are gone.
 
-    With the `original` and the `plan` of which `apply` made `network`, its layers are also solved for what the original
-    computes, as the plan's solvers say (`repair`); without them codes are the nearest to the weights.
-    Raises: ConfigError for one of the two alone, TaskError without batches, NumericsError when a value is not finite.
+    Codes are the nearest to the weights; a plan's solvers take the original, and are `repair`'s.
+    Raises: TaskError without batches, NumericsError when a statistic is not finite.
     """
-    if (original is None) != (plan is None):
-        raise ConfigError("settle: original and plan belong together, got one of them; give both or none")
-    if original is not None and plan is not None:
-        return repair(network, original, plan, batches)
     batches = lay_out(batches, torch.channels_last)
     settled = network.clone()
     settled.eval()

@@ -7,9 +7,7 @@ from torch import Tensor
 
 from trimtab.errors import ConfigError
 from trimtab.quant.grids.contract import Fit
-from trimtab.quant.grids.levels import Levels, unshifted
-
-_LARGEST = 127
+from trimtab.quant.grids.levels import LARGEST, Levels, unshifted
 
 
 @dataclass(frozen=True)
@@ -27,19 +25,9 @@ class Codebook(Levels):
         if not 2 <= self.bits <= 8:
             raise ConfigError(f"grid 'codebook': bits must be from 2 to 8, got {self.bits}")
 
-    @property
-    def low(self) -> int:
-        """The smallest integer that a table may have."""
-        return -_LARGEST
-
-    @property
-    def high(self) -> int:
-        """The largest integer that a table may have."""
-        return _LARGEST
-
     def fit(self, values: Tensor) -> Fit:
         """Scales [rows] that put each row's largest magnitude to 127, and the best table for all rows together."""
-        fit = unshifted(values.abs().amax(1) / _LARGEST)
+        fit = unshifted(values.abs().amax(1) / LARGEST)
         chosen = best_integers(values.abs() / fit.scale[:, None], 2 ** (self.bits - 1) - 1)
         magnitudes = torch.tensor(chosen, dtype=values.dtype, device=values.device)
         return fit._replace(table=torch.cat([-magnitudes.flip(0), magnitudes.new_zeros(1), magnitudes]))
@@ -57,13 +45,13 @@ def best_integers(sizes: Tensor, count: int) -> list[int]:
     half are enough.
     Source: Wu 1991, "Optimal Quantization by Matrix Searching", for k-means in one dimension.
     """
-    edges = 2 * _LARGEST + 1
+    edges = 2 * LARGEST + 1
     bins = (sizes.flatten().double() * 2).ceil().clamp(0, edges - 1).long()  # (e − 1)/2 < size <= e/2 is bin e
     powers = torch.stack([sizes.flatten().double() ** p for p in range(3)])
     sums = torch.zeros(3, edges, dtype=torch.float64, device=sizes.device).index_add_(1, bins, powers).cpu().cumsum(1)
-    integer = torch.arange(_LARGEST + 1, dtype=torch.float64)
+    integer = torch.arange(LARGEST + 1, dtype=torch.float64)
     centred = sums[2] - 2 * integer[:, None] * sums[1] + integer[:, None] ** 2 * sums[0]  # [integer, up to edge]
-    whole = torch.arange(_LARGEST + 1)
+    whole = torch.arange(LARGEST + 1)
     at = centred.gather(1, whole[:, None] + whole)  # up to the middle of two integers
     here = at.diagonal()  # up to the integer itself
     shared = at - here[:, None] + here - at.T

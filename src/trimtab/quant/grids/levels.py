@@ -7,10 +7,13 @@ from torch import Tensor
 
 from trimtab.quant.grids.contract import Fit
 
+LARGEST = 127
+"""What a table of the data's own may hold: int8, symmetric."""
+
 
 @dataclass(frozen=True)
 class Levels:
-    """Base: a subclass gives `levels`, or `low`, `high` and a `fit` with a table. Zero points are 0."""
+    """Base: a subclass gives `levels`, or a `fit` with a table. Zero points are 0."""
 
     bits: int
     signed = True
@@ -24,13 +27,13 @@ class Levels:
 
     @property
     def low(self) -> int:
-        """The smallest integer."""
-        return self.levels[0]
+        """The smallest integer that there is, or that a table may have."""
+        return self.levels[0] if self.levels else -LARGEST
 
     @property
     def high(self) -> int:
-        """The largest integer."""
-        return self.levels[-1]
+        """The largest integer that there is, or that a table may have."""
+        return self.levels[-1] if self.levels else LARGEST
 
     def fit(self, values: Tensor) -> Fit:
         """Max-magnitude parameters of each row of `values` [rows, n]: scale [rows] > 0; a row of zeros gets scale 1."""

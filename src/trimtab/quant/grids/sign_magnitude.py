@@ -11,16 +11,12 @@ from trimtab.quant.grids.symmetric import Symmetric
 
 
 @dataclass(frozen=True)
-class SignMagnitude:
+class SignMagnitude(Symmetric):
     """`value = scale · (−1)^sign · magnitude`; the code is `sign · 2^(bits−1) + magnitude`, and −0 is never written.
 
     The values are those of the symmetric grid. Small weights have codes with few ones, whatever their sign: in two's
     complement a small negative weight has many.
     """
-
-    bits: int = 8
-    signed = True
-    zero = uniform = saturates = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 16:
@@ -28,31 +24,9 @@ class SignMagnitude:
                 f"grid 'sign_magnitude': bits must be from 2 to 16, got {self.bits}; 1 bit is a sign only"
             )
 
-    @property
-    def _values(self) -> Symmetric:
-        return Symmetric(self.bits)
-
-    @property
-    def low(self) -> int:
-        """The smallest integer."""
-        return self._values.low
-
-    @property
-    def high(self) -> int:
-        """The largest integer, and the largest magnitude."""
-        return self._values.high
-
-    def fit(self, values: Tensor) -> Fit:
-        """Max-magnitude parameters of each row of `values` [rows, n]."""
-        return self._values.fit(values)
-
-    def fit_range(self, low: Tensor, high: Tensor) -> Fit:
-        """Parameters that cover [low, high]; an all-zero range gets scale 1."""
-        return self._values.fit_range(low, high)
-
     def encode(self, values: Tensor, fit: Fit) -> Tensor:
         """Codes of `values` [rows, n], 0 … 2^bits − 1, as integers in float; ties to even."""
-        integers = self._values.encode(values, fit)
+        integers = super().encode(values, fit)
         return integers.abs() + (integers < 0) * (self.high + 1)
 
     def integers(self, codes: Tensor, fit: Fit) -> Tensor:

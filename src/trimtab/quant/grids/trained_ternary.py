@@ -7,10 +7,8 @@ from torch import Tensor
 
 from trimtab.errors import ConfigError
 from trimtab.quant.grids.contract import Fit
-from trimtab.quant.grids.levels import Levels, unshifted
+from trimtab.quant.grids.levels import LARGEST, Levels, unshifted
 from trimtab.quant.grids.ternary import magnitude
-
-_LARGEST = 127
 
 
 @dataclass(frozen=True)
@@ -28,25 +26,15 @@ class TrainedTernary(Levels):
         if self.bits != 2:
             raise ConfigError(f"grid 'trained_ternary': bits must be 2, got {self.bits}")
 
-    @property
-    def low(self) -> int:
-        """The smallest integer that a table may have."""
-        return -_LARGEST
-
-    @property
-    def high(self) -> int:
-        """The largest integer that a table may have."""
-        return _LARGEST
-
     def fit(self, values: Tensor) -> Fit:
         """The ternary scales of the rows of `values` [rows, n], then the best magnitude on each side for all rows."""
         even = unshifted(magnitude(values.abs())).scale
         rows = (values / even[:, None]).reshape(1, -1)
         sides = torch.cat([magnitude(side.clamp(min=0)) for side in (-rows, rows)])
         largest = sides.max()
-        sides = torch.where(largest > 0, sides / largest, torch.ones_like(sides)).mul(_LARGEST).round().clamp(min=1)
+        sides = torch.where(largest > 0, sides / largest, torch.ones_like(sides)).mul(LARGEST).round().clamp(min=1)
         table = torch.stack([-sides[0], torch.zeros_like(sides[0]), sides[1]])
-        return unshifted(even * torch.where(largest > 0, largest, torch.ones_like(largest)) / _LARGEST, table)
+        return unshifted(even * torch.where(largest > 0, largest, torch.ones_like(largest)) / LARGEST, table)
 
     def tied(self, table: Tensor) -> Tensor:
         """A negative value, zero, a positive value."""

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from typer.testing import CliRunner
 
 import tiny
+from trimtab.apply import apply
 from trimtab.cli import app
 from trimtab.conclude import layer_rows
 from trimtab.errors import ConfigError, PlanError, RunError
@@ -29,6 +30,7 @@ from trimtab.plan import (
     Weights,
 )
 from trimtab.prune.masks import masks_of
+from trimtab.recover import repair
 from trimtab.report import Stages
 from trimtab.search import Proposal
 from trimtab.tasks import load_task
@@ -153,3 +155,15 @@ def test_the_report_says_how_many_zeros_there_are(task_file: Path, tmp_path: Pat
         )
         rows = layer_rows(job.network, job.settled(plan), plan, proof)
     assert {row.name: row.zeros for row in rows} == pytest.approx(SHARES, abs=0.01)
+
+
+def test_a_plans_solver_is_used(task_file: Path, tmp_path: Path) -> None:
+    decision = LayerDecision(
+        layer="conv2", weight=Scheme(grid="symmetric", bits=4, granularity=PER_CHANNEL), solver="gptq"
+    )
+    with opened(task_file, tmp_path / "run") as job:
+        nearest, plan = (made(job.network, d) for d in (decision.model_copy(update={"solver": "nearest"}), decision))
+        solved, rounded = job.settled(plan).state_dict(), job.settled(nearest).state_dict()
+        repaired = repair(apply(job.network, plan), job.network, plan, job.calibration).state_dict()
+        assert not torch.equal(solved["conv2.weight"], rounded["conv2.weight"])
+        assert all(torch.equal(value, repaired[name]) for name, value in solved.items())

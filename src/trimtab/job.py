@@ -26,7 +26,7 @@ from trimtab.measure import artifact_peak, bops, drop_of, evaluate, first_rows, 
 from trimtab.plan import Budget, Plan, Proof, Record
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
-from trimtab.recover import Settings, recover, settle
+from trimtab.recover import Settings, recover, repair, settle
 from trimtab.recover.checkpoint import digest
 from trimtab.recover.seeding import seeded
 from trimtab.report import Stages
@@ -268,8 +268,10 @@ class Job:
         return batches
 
     def settled(self, plan: Plan) -> Network:
-        """The plan applied, with batch norm and activation ranges set from data; nothing trained."""
+        """The plan applied, with batch norm, activation ranges and solved codes set from data; nothing trained."""
         applied = apply(self.network, plan, stats_for(plan, self.network, self.task, seed=self.seed))
+        if any(decision.solver != "nearest" for decision in plan.layers):
+            return repair(applied, self.network, plan, self.calibration)
         return settle(applied, self.calibration, structure_changed=plan.thins)
 
     def judged(self, plan: Plan) -> Judgement:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trimtab.errors import NumericsError
 from trimtab.quant.grids import UniformGrid
 from trimtab.quant.ranges import RANGES, Range, RangeEstimator
+from trimtab.quant.rounding import round_to_grid
 
 SMALLEST_SCALE = 1e-12
 
@@ -50,9 +51,7 @@ class ActivationFakeQuantize(nn.Module):
 
     def rounded(self, x: Tensor) -> Tensor:
         """Values of the grid, with LSQ's gradients."""
-        return torch._fake_quantize_learnable_per_tensor_affine(
-            x, self.step(), self.zero_point, self.grid.low, self.grid.high, self.damping(x)
-        )
+        return round_to_grid(x, self.step(), self.zero_point, self.grid.low, self.grid.high, self.damping(x))
 
     def damping(self, x: Tensor) -> float:
         """What the gradient of a learned step is multiplied with, so that it suits the size of the step."""

@@ -7,6 +7,7 @@ from trimtab.errors import ConfigError
 from trimtab.plan import LayerDecision
 from trimtab.quant.activations import ActivationFakeQuantize
 from trimtab.quant.grids import GRIDS
+from trimtab.quant.rounding import round_to_grid
 from trimtab.quant.signs import Sign
 
 
@@ -42,9 +43,7 @@ class LsqPlus(ActivationFakeQuantize):
         if not self.grid.signed:
             exact = (-self.offset / step).clamp(self.grid.low, self.grid.high)
             zero_point = exact + (zero_point - exact).detach()
-        return torch._fake_quantize_learnable_per_tensor_affine(
-            x, step, zero_point, self.grid.low, self.grid.high, self.damping(x)
-        )
+        return round_to_grid(x, step, zero_point, self.grid.low, self.grid.high, self.damping(x))
 
     @torch.no_grad()
     def set_range(self, low: Tensor, high: Tensor) -> None:

@@ -10,6 +10,7 @@ from trimtab.plan import PER_CHANNEL, PER_NETWORK, PER_TENSOR
 from trimtab.quant.activations import SMALLEST_SCALE
 from trimtab.quant.grids import Fit, Grid, TrainedGrid
 from trimtab.quant.grids.search import fit_weights
+from trimtab.quant.rounding import round_to_grid
 
 Granularity = tuple[int, int] | str
 
@@ -47,7 +48,7 @@ class WeightFakeQuantize(nn.Module):
         if self.granularity == PER_CHANNEL:
             return torch._fake_quantize_learnable_per_channel_affine(weight, self.step(), self.zero_point, 0, *limits)
         if self.group is None:
-            return torch._fake_quantize_learnable_per_tensor_affine(weight, self.step(), self.zero_point, *limits)
+            return round_to_grid(weight, self.step(), self.zero_point, *limits)
         scale, zero_point = self.step().flatten(), self.zero_point.flatten()
         rows = torch._fake_quantize_learnable_per_channel_affine(self.rows(weight), scale, zero_point, 0, *limits)
         return rows.reshape(weight.shape)

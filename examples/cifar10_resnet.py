@@ -66,7 +66,7 @@ class ResNet(nn.Module):
 
 
 class Images:
-    """A re-iterable of normalized batches. `augment`: shuffled, cropped and flipped, all from torch's global seed."""
+    """A re-iterable of scaled batches. `augment`: shuffled, cropped and flipped, all from torch's global seed."""
 
     def __init__(self, images: Tensor, labels: Tensor, *, batch: int, augment: bool = False) -> None:
         self.images, self.labels, self.batch, self.augment = images, labels, batch, augment
@@ -78,7 +78,11 @@ class Images:
         order = torch.randperm(len(self.labels)) if self.augment else torch.arange(len(self.labels))
         for rows in order.split(self.batch):
             images = flip(crop(self.images[rows])) if self.augment else self.images[rows]
-            yield (images.float() / 255 - MEAN) / STD, self.labels[rows]
+            yield self.scaled(images), self.labels[rows]
+
+    def scaled(self, images: Tensor) -> Tensor:
+        """Pixels 0..255 as the network wants them."""
+        return (images.float() / 255 - MEAN) / STD
 
 
 def crop(images: Tensor) -> Tensor:

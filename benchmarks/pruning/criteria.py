@@ -13,7 +13,7 @@ from pruning.digits import task
 from pruning.small import Cnn, Lstm, Transformer
 from trimtab.errors import ConfigError
 from trimtab.measure import evaluate
-from trimtab.plan import Fraction, Plan
+from trimtab.plan import Fraction, Kernels, Plan
 from trimtab.prune import CRITERIA
 from trimtab.prune.contract import BranchCriterion, EntryCriterion, UnitCriterion
 from trimtab.prune.masks import prunable
@@ -156,4 +156,6 @@ def _share_removed(network: tt.Network, small: tt.Network, plan: Plan, counted: 
         widths = {group.name: group.width for group in network.groups if group.name in counted}
         return sum(widths[d.group] - len(d.kept) for d in plan.groups) / sum(widths.values())
     weights = [small.module.get_parameter(name) for layer, name in prunable(small).items() if layer in counted]
+    if any(isinstance(decision.sparsity, Kernels) for decision in plan.layers):
+        weights = [weight.reshape(*weight.shape[:2], -1).abs().sum(2) for weight in weights]
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)

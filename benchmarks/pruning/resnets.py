@@ -1,9 +1,14 @@
 """Channels of the pretrained CIFAR-10 ResNets: accuracy at a given share of the MACs after a short recovery."""
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import trimtab as tt
 from harness import Claim
@@ -20,16 +25,16 @@ PROTOCOL = """\
 CIFAR-10, pretrained ResNets, seed 0: 45 000 images train (cropped, flipped), 5000 choose the epoch (the network has
 seen them: val is optimistic), 10 000 are looked at once. Channels are ranked by first-order Taylor; any width is
 allowed, and widths come from measured output divergence, least in sum under the limit on MACs; recovery is SGD with
-distillation from the original.
+distillation from the original. At 2.6× half of the images are warped as well (on val 97.72 % instead of 97.54 %).
 """
 SETTINGS = Settings(
     optimizer="sgd", learning_rate=0.01, weight_decay=5e-4, clip_norm=5.0, distillation=0.9, freeze_norm_at=1.0
 )
 GOALS = {
-    # (depth, times fewer MACs): (goal, what it is a goal for, epochs)
-    (56, 2.1): (93.0, "accuracy", 12),
-    (56, 2.6): (92.6, "accuracy", 12),
-    (20, 1.6): (0.6, "drop", 15),
+    # (depth, times fewer MACs): (goal, what it is a goal for, epochs, whether half of the images are warped)
+    (56, 2.1): (93.0, "accuracy", 12, False),
+    (56, 2.6): (92.6, "accuracy", 12, True),
+    (20, 1.6): (0.6, "drop", 15, False),
 }
 
 
@@ -42,12 +47,15 @@ def run(
     torch.manual_seed(0)
     batches = [batch for _, batch in zip(range(16), task.train, strict=False)]
     plan = _plan(network, task, batches, fewer, folder / f"plan-{depth}-{fewer}.json")
+    _, _, planned, warped = GOALS[depth, fewer]
+    if warped:
+        task = replace(task, train=Warped(task.train))
     cut = tt.settle(tt.apply(network, plan), [inputs for inputs, _ in batches], structure_changed=True)
     recovered = tt.recover(
         cut,
         task,
         teacher=network,
-        epochs=epochs or GOALS[depth, fewer][2],
+        epochs=epochs or planned,
         settings=SETTINGS,
         checkpoint=folder / f"recover-{depth}-{fewer}.safetensors",
         on_step=show,
@@ -69,10 +77,40 @@ def run(
     }
 
 
+@dataclass
+class Warped:
+    """Batches whose second half is turned, zoomed, moved and recoloured a little, each image by its own random amounts.
+
+    What the teacher says of images that it was not trained on tells more than its near certainty about the others.
+    """
+
+    batches: Any
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self.batches:
+            half = len(images) // 2
+            yield torch.cat([images[:half], _warp(images[half:])]), labels
+
+
+def _warp(images: Tensor) -> Tensor:
+    """By up to 8 degrees, 10 % in size, 6 % of the width, and 0.15 in contrast and brightness. [rows, 3, 32, 32]"""
+    angle, zoom, across, down, contrast, brightness = (2 * torch.rand(6, len(images)) - 1) * torch.tensor(
+        [[math.radians(8)], [0.1], [0.06], [0.06], [0.15], [0.15]]
+    )
+    cosine, sine = (1 + zoom) * angle.cos(), (1 + zoom) * angle.sin()
+    maps = torch.stack([cosine, -sine, across, sine, cosine, down], 1).view(-1, 2, 3)
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return moved * (1 + contrast).view(-1, 1, 1, 1) + brightness.view(-1, 1, 1, 1)
+
+
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     """Accuracy (or drop) and the cut, of every network."""
     found = []
-    for (depth, fewer), (goal, what, _) in GOALS.items():
+    for (depth, fewer), (goal, what, *_) in GOALS.items():
         row = next((r for r in rows if r.get("network") == f"ResNet-{depth}" and r["goal, times"] == fewer), None)
         if row is None:
             continue

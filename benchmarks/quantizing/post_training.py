@@ -18,9 +18,14 @@ CIFAR-10, pretrained ResNets, no training and no labels: 1024 images of train (c
 (seeds 0 to 2), the largest drop counts. Weights per output channel, activations per tensor; WxAy: x bits for weights,
 y for what convolutions read; the first and the last layer have 8, and so have shortcuts (their sums are joins, which
 cost nothing more in 8 bits). BatchNorm is folded. Simulated on all 10 000 test images. Seconds are those of applying
-and solving one sample, without the test.
+and solving one sample, without the test: the clock's, which the claim is on, and those of CPU time of all threads.
+How solvers were chosen: for W4A4 "block" over "coordinate_descent" by squared error from the float ResNet-20's outputs
+(one sample, 1000 images of val, plain and turned, zoomed and changed in contrast until the float network is right on
+91 % of them): 16 and 12 % less. By KL divergence it was 4 and 7 % more, and accuracies did not tell the two apart. Val
+is no fresh data: the pretrained networks saw it in training, though calibration does not. The other solvers, W8A8, W4A8
+and ResNet-56 were not compared.
 """
-IMAGES, SAMPLES, SECONDS = 1024, 3, 180
+IMAGES, BATCH, SAMPLES, SECONDS = 1024, 128, 3, 180
 GOALS = {
     # (depth, bits of weights, bits of activations): largest drop in points
     (20, 8, 8): 0.1,
@@ -37,14 +42,14 @@ def run(
     depth: int, *, bits: tuple[int, int], seed: int, images: int = IMAGES, rows: int | None = None
 ) -> dict[str, Any]:
     """One network, one pair of widths, one sample of calibration images."""
-    task = load_task(str(EXAMPLE), {"depth": str(depth)})
+    task = load_task(str(EXAMPLE), {"depth": str(depth), "batch": str(BATCH)})
     network = tt.capture(task.model, next(iter(task.train))[0])
     torch.manual_seed(seed)
-    batches = [inputs for _, (inputs, _) in zip(range(-(-images // len(network.example))), task.train, strict=False)]
-    start = time.perf_counter()
+    batches = [inputs for _, (inputs, _) in zip(range(images // BATCH), task.train, strict=False)]
+    start, computed = time.perf_counter(), time.process_time()
     plan = plan_for(network, *bits, seed=seed)
     fake = tt.repair(tt.apply(network, plan), network, plan, batches)
-    seconds = time.perf_counter() - start
+    seconds, computed = time.perf_counter() - start, time.process_time() - computed
     test = [batch for _, batch in zip(range(rows), task.test, strict=False)] if rows is not None else task.test
     before, after = (100 * evaluate(it, test, task.metric).value for it in (network, fake))
     return {
@@ -57,8 +62,8 @@ def run(
         "original, test %": before,
         "accuracy, test %": after,
         "drop, points": before - after,
-        "seconds": seconds,
-        "threads": torch.get_num_threads(),
+        "solving, s": seconds,
+        "solving, CPU s": computed,
     }
 
 
@@ -97,5 +102,5 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
         found.append(
             Claim(f"{where}: largest drop of {len(of)} samples", goal, max(r["drop, points"] for r in of), "points")
         )
-        found.append(Claim(f"{where}: longest time", SECONDS, max(r["seconds"] for r in of), "s"))
+        found.append(Claim(f"{where}: longest time", SECONDS, max(r["solving, s"] for r in of), "s"))
     return found

@@ -120,22 +120,26 @@ def test_rigl_by_definition():
     [(Tiles(shape=(2, 2), fraction=0.5), 16, 4), (Kernels(fraction=0.5), 64, 1), (NofM(kept=2, of=4), 32, 1)],
 )
 def test_rigl_moves_whole_pieces_of_the_largest_gradients(sparsity, pieces, entries):
-    network = perceptron(8, 8, 4)
-    pruner = make_pruner(network, {"0": sparsity}, {}, RigL(every=1, stop=1, swapped=0.25), 1000)
-    pruner.begin()
-    before, weight = pruner.masks["0.weight"], dict(network.named_parameters())["0.weight"]
-    train(network, pruner, sgd(network), 1)
-    after, gradient = pruner.masks["0.weight"], weight.grad.square()
-    held = int(before.sum()) // entries
-    assert 0 < int((after & ~before).sum()) // entries <= round(0.25 * held)
-    assert int(after.sum()) == int(before.sum())
-    assert not bool(weight[after & ~before].any())
-    if isinstance(sparsity, Tiles):
-        sums = gradient.view(4, 2, 4, 2).sum((1, 3))
-        grown = (after & ~before).view(4, 2, 4, 2).any(3).any(1)
-        assert float(sums[grown].min()) >= float(sums[~after.view(4, 2, 4, 2).any(3).any(1)].max())
-    if isinstance(sparsity, NofM):
-        assert bool((after.view(8, 2, 4).sum(2) == 2).all())
+    moved = 0
+    for _ in range(5):  # a piece may get its place back at once, and sometimes all do
+        network = perceptron(8, 8, 4)
+        pruner = make_pruner(network, {"0": sparsity}, {}, RigL(every=1, stop=1, swapped=0.25), 1000)
+        pruner.begin()
+        before, weight = pruner.masks["0.weight"], dict(network.named_parameters())["0.weight"]
+        train(network, pruner, sgd(network), 1)
+        after, gradient = pruner.masks["0.weight"], weight.grad.square()
+        grown = after & ~before
+        assert int(grown.sum()) // entries <= round(0.25 * int(before.sum()) // entries)
+        assert int(after.sum()) == int(before.sum())
+        assert not bool(weight[grown].any())
+        if isinstance(sparsity, Tiles) and bool(grown.any()):
+            sums = gradient.view(4, 2, 4, 2).sum((1, 3))
+            tiles, left = (mask.view(4, 2, 4, 2).any(3).any(1) for mask in (grown, after))
+            assert float(sums[tiles].min()) >= float(sums[~left].max())
+        if isinstance(sparsity, NofM):
+            assert bool((after.view(8, 2, 4).sum(2) == 2).all())
+        moved += int(grown.sum())
+    assert moved
 
 
 @pytest.mark.parametrize("to", [0.0, 0.1])

@@ -215,3 +215,38 @@ def test_a_block_that_changes_its_rows_is_refused():
     plan = plan_for(net, Scheme(grid="symmetric", bits=4, granularity=PER_CHANNEL), solver="block")
     with pytest.raises(PlanError, match="coordinate_descent"):
         tt.repair(rounded(net, plan), net, plan, [torch.randn(16, 8)])
+
+
+def test_blocks_learn_what_low_activations_need(network):
+    """Nearer to the original than layer by layer, on rows that were not learned from."""
+    batches, found = images(250, 2), {}
+    for solver in ("coordinate_descent", "block"):
+        plan = plan_for(
+            network,
+            Scheme(grid="symmetric", bits=8, granularity=PER_CHANNEL),
+            Scheme(grid="affine", bits=3),
+            solver=solver,
+        )
+        found[solver] = distance(tt.repair(rounded(network, plan), network, plan, batches), network)
+    assert found["block"] < 0.95 * found["coordinate_descent"]
+
+
+def test_other_layers_may_follow_those_of_a_block(network):
+    scheme = Scheme(grid="symmetric", bits=4, granularity=PER_CHANNEL)
+    solvers = {"stem": "gptq", "conv1": "block", "conv2": "block", "head": "gptq"}
+    decisions = tuple(LayerDecision(layer=name, weight=scheme, solver=solver) for name, solver in solvers.items())
+    plan = Plan(fingerprint=network.fingerprint, target="onnxruntime", layers=decisions)
+    solved = tt.repair(rounded(network, plan), network, plan, images(100))
+    for name, (weight, rounding) in weights(solved).items():
+        torch.testing.assert_close(rounding(weight), weight, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_what_was_learned_requires_gradients_as_before(network):
+    scheme = Scheme(grid="symmetric", bits=4, granularity=PER_CHANNEL)
+    plan = plan_for(network, scheme, Scheme(grid="affine", bits=4), solver="block")
+    fake = rounded(network, plan)
+    fake.module.get_parameter("conv1.weight").requires_grad_(False)
+    solved = tt.repair(fake, network, plan, images(40))
+    for name, parameter in solved.named_parameters():
+        assert parameter.requires_grad == (name != "conv1.weight"), name
+        assert parameter.grad is None, name

@@ -138,6 +138,13 @@ def test_mixed_precision_is_the_best_of_all_combinations(data):
     assert found <= min(kept) + 1e-3 * max(min(kept), 1e-3)
 
 
+def test_what_is_left_of_the_average_goes_where_it_costs_nothing():
+    losses = {"flat": dict.fromkeys(BITS, 0.0), "steep": {2: 9.0, 3: 4.0, 4: 1.0, 8: 0.0}}
+    assert choose_bits(losses, {"flat": 10, "steep": 10}, 6) == {"flat": 4, "steep": 8}
+    assert choose_bits(losses, {"flat": 10, "steep": 30}, 7.5) == {"flat": 4, "steep": 8}
+    assert choose_bits(losses, {"flat": 10, "steep": 10}, 8) == {"flat": 8, "steep": 8}
+
+
 @pytest.mark.parametrize("sensitivity", ["divergence", "hessian", "fisher"])
 def test_an_average_is_kept_and_used(network, batches, sensitivity):
     stats = collect(network, batches, F.cross_entropy, {"hessian", "fisher"})
@@ -157,10 +164,11 @@ def test_bits_go_where_rounding_moves_the_outputs_most(network, batches):
     with torch.no_grad():
         idle.module.get_parameter("second.b.weight").mul_(1e-6)
         idle.module.get_parameter("second.b.bias").zero_()
-    plan = tt.quantize(idle, average=6, batches=batches, first_and_last=None)
-    assert weight_bits(plan)["second.b"] == 2
-    assert weight_bits(plan)["second.a"] == 2
-    assert weight_bits(plan)["stem"] == weight_bits(plan)["first.a"] == 8
+    entries = entries_of(idle)
+    wanted = {name: 2 if name in {"second.a", "second.b"} else 8 for name in entries}
+    average = sum(wanted[name] * entries[name] for name in entries) / sum(entries.values())
+    plan = tt.quantize(idle, average=average, batches=batches, first_and_last=None)
+    assert weight_bits(plan) == wanted
 
 
 def test_divergence_is_what_the_outputs_move(network, batches):

@@ -17,6 +17,7 @@ from trimtab.tasks.task import evaluating
 TARGETS = Registry("target", {"onnxruntime": "trimtab.lower.onnxruntime:OnnxRuntime"})
 TARGETS.register("openvino", "trimtab.lower.openvino:OpenVino", extra="openvino")
 TARGETS.register("executorch", "trimtab.lower.executorch:ExecuTorch", extra="executorch")
+TARGETS.register("inductor", "trimtab.lower.inductor:Inductor")
 
 
 def backend(name: str) -> Backend:

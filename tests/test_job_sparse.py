@@ -14,7 +14,7 @@ from trimtab.cli import app
 from trimtab.conclude import layer_rows
 from trimtab.errors import ConfigError, PlanError, RunError
 from trimtab.graph import Network
-from trimtab.job import Job, Options
+from trimtab.job import Job
 from trimtab.lower.onnxruntime import optimized
 from trimtab.plan import (
     PER_CHANNEL,
@@ -24,6 +24,7 @@ from trimtab.plan import (
     Kernels,
     LayerDecision,
     NofM,
+    Options,
     Plan,
     Proof,
     Scheme,

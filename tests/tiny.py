@@ -14,8 +14,7 @@ from unittest.mock import patch
 import trimtab.conclude
 import trimtab.job
 from trimtab.compress import compress
-from trimtab.job import Options
-from trimtab.plan import Budget, Result
+from trimtab.plan import Budget, Options, Result
 from trimtab.tasks import load_task
 
 LADDER = (1.0, 0.5)

@@ -9,7 +9,6 @@ from trimtab.graph import capture as capture
 from trimtab.graph import load as load
 from trimtab.graph import shrink as shrink
 from trimtab.graph import transplant as transplant
-from trimtab.job import Options as Options
 from trimtab.lower import Artifact as Artifact
 from trimtab.lower import lower as lower
 from trimtab.lower import prove as prove
@@ -28,6 +27,7 @@ from trimtab.plan import Iterative as Iterative
 from trimtab.plan import Kernels as Kernels
 from trimtab.plan import LayerDecision as LayerDecision
 from trimtab.plan import NofM as NofM
+from trimtab.plan import Options as Options
 from trimtab.plan import Penalty as Penalty
 from trimtab.plan import Plan as Plan
 from trimtab.plan import Proof as Proof

@@ -92,8 +92,7 @@ def compress_command(
 ) -> None:
     """Compress a network to a budget: all stages, the proof, and the report."""
     from trimtab.compress import compress
-    from trimtab.job import Options
-    from trimtab.plan import Budget
+    from trimtab.plan import Budget, Options
     from trimtab.report import before_after, stages, why_lines
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
@@ -148,8 +147,8 @@ def profile_command(
     as_json: Json = False,
 ) -> None:
     """Measure what every option costs in loss, bytes, MACs and milliseconds; kept in RUN/profile.json."""
-    from trimtab.job import Job, Options
-    from trimtab.plan import Budget
+    from trimtab.job import Job
+    from trimtab.plan import Budget, Options
     from trimtab.report import stages
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trimtab.conclude import conclude
-from trimtab.job import Job, Options
-from trimtab.plan import Budget, Result
+from trimtab.job import Job
+from trimtab.plan import Budget, Options, Result
 from trimtab.report import Stages
 from trimtab.search import Attempt, Proposal, best_of, nearest_rung, propose
 from trimtab.tasks import Task

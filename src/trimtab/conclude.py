@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from trimtab.graph import Network
-from trimtab.job import FROM_PYTHON, Job, Options
+from trimtab.job import FROM_PYTHON, Job
 from trimtab.lower import Artifact
 from trimtab.measure import (
     artifact_peak,
@@ -18,12 +18,13 @@ from trimtab.measure import (
     macs,
     zero_share,
 )
-from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Plan, Proof, Result
+from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Options, Plan, Proof, Result
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
 from trimtab.search import Attempt, Rung, smallest
 
 _LATENCY_SECONDS = 3.0
 _UNITS = {"size": "B", "memory": "B", "latency": "ms"}
+_DISAGREE = 0.02  # of the rows, or one row: outputs that lie between two classes may fall to either
 
 
 def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: int) -> Result:
@@ -44,7 +45,7 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
             fallbacks=proof.fallbacks,
             seconds=_LATENCY_SECONDS / 3,
         )
-    broken = broken_limits(job.budget, baseline, compressed, drop)
+    broken = broken_limits(job.budget, baseline, compressed, drop) + disagreement(proof)
     result = Result(
         trimtab=version("trimtab"),
         task=job.task.name,
@@ -113,6 +114,16 @@ def broken_limits(budget: Budget, baseline: Measurement, compressed: Measurement
         elif not limit.allows(measured, before):
             broken.append(f"{limit.quantity} is {measured:.6g}, the limit {limit.bound(before):.6g}")
     return broken
+
+
+def disagreement(proof: Proof) -> list[str]:
+    """One phrase when the artifact, as executed, predicts something else than the simulation of its runtime."""
+    if round((1 - proof.agreement) * proof.rows) <= max(1, _DISAGREE * proof.rows):
+        return []
+    return [
+        f"the artifact does not compute what was simulated: {100 * proof.agreement:.1f} % of {proof.rows} predictions "
+        f"on {proof.executed_on} agree, {100 * (1 - _DISAGREE):.0f} % must"
+    ]
 
 
 def _why(job: Job, broken: Sequence[str], rungs: Sequence[Rung], tried: Sequence[Attempt]) -> str:

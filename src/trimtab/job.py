@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
@@ -23,7 +22,7 @@ from trimtab.graph import Network, capture
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
 from trimtab.measure import artifact_peak, bops, drop_of, evaluate, first_rows, latencies, macs
-from trimtab.plan import Budget, Plan, Proof, Record
+from trimtab.plan import Budget, Options, Plan, Proof
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
 from trimtab.recover import Settings, recover, repair, settle
@@ -59,22 +58,6 @@ _LATENCY_SECONDS = 1.0
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
 """Where nothing is gone, batch norm's statistics are right from the start: batches would only add noise."""
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
-
-
-class Options(Record):
-    """What decides the result besides task, target, seed and budget.
-
-    `epochs` of one round of recovery; None: about 2500 steps, at most 30 epochs. After `minutes` of the whole run,
-    training stops and no further round begins; the rest is finished. It is no part of a run's identity: the same run
-    may be continued with more time. A run that it cuts short is the only one whose result depends on the clock.
-    """
-
-    recover: bool = True
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
-    rounds: Annotated[int, Field(ge=1)] = 3
-    criterion: str = "taylor"
-    calibration_rows: Annotated[int, Field(ge=1)] = 1024
 
 
 class Job:

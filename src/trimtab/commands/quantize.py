@@ -19,31 +19,33 @@ from trimtab.commands.shared import (
 )
 from trimtab.errors import ConfigError
 
+Average = Annotated[float | None, typer.Option(help="Choose each layer's bits of weights, at most so many on average.")]
+Sensitivity = Annotated[
+    str, typer.Option(help="What a layer loses by its bits: divergence (measured), hessian or fisher.")
+]
+Grid = Annotated[str, typer.Option(help="The weights' grid: symmetric, power_of_two, …; another word lists them.")]
+Granularity = Annotated[
+    str, typer.Option(help="What shares a scale: channel, tensor, network, or 1x32 (one output, 32 inputs).")
+]
+Ranges = Annotated[
+    str | None,
+    typer.Option(help="How activation ranges are read from data: minmax, mse, …; else as suits the bits."),
+]
+
 
 def quantize_command(
     task: TaskArgument,
     weights: Annotated[str, typer.Option(help="Bits of weights, or float.")] = "8",
     activations: Annotated[str, typer.Option(help="Bits of activations, or float.")] = "8",
-    average: Annotated[
-        float | None, typer.Option(help="Choose each layer's bits of weights, at most so many on average.")
-    ] = None,
+    average: Average = None,
     choices: Annotated[str, typer.Option(help="The bits to choose from.")] = "2,3,4,8",
-    sensitivity: Annotated[
-        str, typer.Option(help="What a layer loses by its bits: divergence (measured), hessian or fisher.")
-    ] = "divergence",
-    grid: Annotated[
-        str, typer.Option(help="The weights' grid: symmetric, power_of_two, …; another word lists them.")
-    ] = "symmetric",
-    granularity: Annotated[
-        str, typer.Option(help="What shares a scale: channel, tensor, network, or 1x32 (one output, 32 inputs).")
-    ] = "channel",
+    sensitivity: Sensitivity = "divergence",
+    grid: Grid = "symmetric",
+    granularity: Granularity = "channel",
     keep: Annotated[list[str] | None, typer.Option(metavar="LAYER", help="A layer that stays in float.")] = None,
     ends: Annotated[str, typer.Option(help="Least bits of the first and the last layer, or none.")] = "8",
     dynamic: Annotated[bool, typer.Option(help="Ranges of activations at run time, where there is a kernel.")] = False,
-    ranges: Annotated[
-        str | None,
-        typer.Option(help="How activation ranges are read from data: minmax, mse, …; else as suits the bits."),
-    ] = None,
+    ranges: Ranges = None,
     solver: Annotated[str, typer.Option(help="How weights are rounded: nearest, …")] = "nearest",
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the plan.")] = Path("plan.json"),
     target: TargetOption = "onnxruntime",
@@ -87,9 +89,12 @@ def quantize_command(
     if as_json:
         print(json.dumps({"plan": str(output), "layers": _rows(network, plan)}))
     elif not quiet:
-        rows = _rows(network, plan)
-        print_rows("stored", tuple(rows[0]), rows)
-        typer.echo(str(output))
+        _show(_rows(network, plan), output)
+
+
+def _show(rows: list[dict[str, Any]], output: Path) -> None:
+    print_rows("stored", tuple(rows[0]), rows)
+    typer.echo(str(output))
 
 
 def _measured(network: Any, task: Any, sensitivity: str, seed: int, progress: Any) -> dict[str, Any]:

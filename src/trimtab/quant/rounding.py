@@ -21,7 +21,7 @@ def round_to_grid(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: 
 class _RoundToGrid(torch.autograd.Function):
     """The values of `torch._fake_quantize_learnable_per_tensor_affine`, in whole-tensor operations, which vectorize.
 
-    On a CPU that one takes an entry at a time, and was more than half of a training step.
+    On a CPU that one takes an entry at a time.
     """
 
     @staticmethod

@@ -12,7 +12,7 @@ _CANDIDATES = 192
 _CROWDED = _BINS // 64
 
 
-class Entropy:
+class Entropy(Histogram):
     """The threshold T on |x| for which the rounded distribution diverges least from the seen one (Kullback–Leibler).
 
     P is the histogram of |x| up to T with all that is beyond put into its last bin. Q is the same histogram without
@@ -26,16 +26,9 @@ class Entropy:
     thresholds in equal ratios are tried, instead of every bin.
     """
 
-    def __init__(self) -> None:
-        self._histogram = Histogram()
-
-    def see(self, x: Tensor) -> None:
-        """Count the values."""
-        self._histogram.see(x)
-
     def range(self, grid: UniformGrid) -> Range:
         """[−T, T], but no wider than what was seen."""
-        segments = self._histogram.segments()
+        segments = self.segments()
         low, high = segments.low[:1], segments.high[-1:]
         levels = grid.high - grid.low + 1
         if float(low) < 0:

@@ -12,7 +12,7 @@ _AROUND = torch.cartesian_prod(*[1.05 ** torch.arange(-10, 11, dtype=torch.float
 _FINE = 1.008 ** torch.arange(-12, 13, dtype=torch.float64)
 
 
-class MeanSquaredError:
+class MeanSquaredError(Histogram):
     """The [low, high] that minimizes the mean of (x − x̂)² over all values seen, for the grid that will round them.
 
     Values count as spread evenly within the bins of the histogram, for which the error has a closed form. The search
@@ -23,16 +23,9 @@ class MeanSquaredError:
     et al. 2021, "A White Paper on Neural Network Quantization", eq. 8.
     """
 
-    def __init__(self) -> None:
-        self._histogram = Histogram()
-
-    def see(self, x: Tensor) -> None:
-        """Count the values."""
-        self._histogram.see(x)
-
     def range(self, grid: UniformGrid) -> Range:
         """The best of the search."""
-        segments = self._histogram.segments()
+        segments = self.segments()
         ends = torch.stack([segments.low[0].clamp(max=0), segments.high[-1].clamp(min=0)])
         ends = _best(segments, grid, ends * _COARSE[:, None])
         moving = [[0, 1]] if grid.signed else [[side] for side in ends.nonzero().flatten().tolist()]

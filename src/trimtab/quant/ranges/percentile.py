@@ -10,7 +10,7 @@ from trimtab.quant.ranges.histogram import Histogram
 _BEYOND = 1e-4
 
 
-class Percentile:
+class Percentile(Histogram):
     """From the 0.01 % quantile to the 99.99 % quantile of the values, zeros counted too.
 
     The same for every grid: for few bits, where the best range is far narrower, take `mse`. Quantiles are exact to
@@ -20,16 +20,9 @@ class Percentile:
     5.1, which find 99.99 % or more best for 8 bits.
     """
 
-    def __init__(self) -> None:
-        self._histogram = Histogram()
-
-    def see(self, x: Tensor) -> None:
-        """Count the values."""
-        self._histogram.see(x)
-
     def range(self, grid: UniformGrid) -> Range:
         """Between the two quantiles."""
-        segments = self._histogram.segments()
+        segments = self.segments()
         allowed = float(segments.total) * _BEYOND
         high = _edge(segments.low.flip(0), segments.high.flip(0), segments.count.flip(0), allowed)
         low = -_edge(-segments.high, -segments.low, segments.count, allowed)

@@ -1,0 +1,23 @@
+"""What decides a run's result besides its task, target, seed and budget."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trimtab.plan.record import Record
+
+
+class Options(Record):
+    """What a user may set, each with a default.
+
+    `epochs` of one round of recovery; None: about 2500 steps, at most 30 epochs. After `minutes` of the whole run,
+    training stops and no further round begins; the rest is finished. It is no part of a run's identity: the same run
+    may be continued with more time. A run that it cuts short is the only one whose result depends on the clock.
+    """
+
+    recover: bool = True
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    rounds: Annotated[int, Field(ge=1)] = 3
+    criterion: str = "taylor"
+    calibration_rows: Annotated[int, Field(ge=1)] = 1024

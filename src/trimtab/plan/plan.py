@@ -9,8 +9,10 @@ from trimtab.errors import ConfigError
 from trimtab.plan.record import Record
 from trimtab.plan.scheme import Scheme, Sparsity
 
-Solver = Literal["nearest", "least_squares", "gptq", "coordinate_descent", "adaround", "block"]
-"""How codes are found without training: from the nearest to the weights, to those of a whole block learned together."""
+Solver = Literal[
+    "nearest", "least_squares", "gptq", "coordinate_descent", "adaround", "block", "joint", "sparsegpt", "sweep"
+]
+"""How codes are found without training, and by the last four also which weights leave."""
 
 
 class GroupDecision(Record):

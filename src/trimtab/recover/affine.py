@@ -39,9 +39,9 @@ class Affine:
         """Whether the layer can add any number to each of its channels."""
         return self.norm is not None or self.bias is not None
 
-    def weight(self) -> Tensor:
-        """The layer's weight as rows."""
-        return self.by_group(_exact(self.parameter).flatten(1))
+    def weight(self, other: Tensor | None = None) -> Tensor:
+        """The layer's weight, or another in its place, as rows."""
+        return self.by_group(_exact(self.parameter if other is None else other).flatten(1))
 
     def by_group(self, rows: Tensor) -> Tensor:
         """Rows of output channels, apart by the groups of the convolution."""

@@ -5,7 +5,7 @@ the layer reads are the values of the compressed network, where earlier layers a
 layer also makes up for the errors of those before it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,18 +16,18 @@ from trimtab.errors import TaskError
 from trimtab.graph import Network
 from trimtab.graph.analysis import attribute
 from trimtab.graph.kept import Kept
-from trimtab.graph.surgery import check_kept
+from trimtab.graph.surgery import check_kept, sliced
 from trimtab.graph.values import bind
 from trimtab.plan import LayerDecision, Plan
 from trimtab.quant import WeightFakeQuantize
 from trimtab.recover.affine import Affine
 from trimtab.recover.blocks import Block, learn_blocks
+from trimtab.recover.layerwise import SOLVING, Problem, damping_for, solve_weight
 from trimtab.recover.outlets import Outlet, outlet_of
 from trimtab.recover.readings import positions_of, rows_read, rows_written
-from trimtab.recover.rounding import SOLVING, round_weight
 from trimtab.recover.segments import segments
 from trimtab.recover.stepwise import Stepwise
-from trimtab.solve import Gathering, choose_damping, least_squares, on_survivors, pulled
+from trimtab.solve import Gathering, pieces_of
 from trimtab.stats.observe import positional
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs
@@ -35,12 +35,16 @@ from trimtab.tasks.task import Inputs
 
 @dataclass(frozen=True)
 class _Place:
-    """A layer in both networks, and the channels of the original that the compressed one has."""
+    """A layer in both networks, and the channels of the original that the compressed one has.
+
+    `dense`: of a layer that is thinned, what the cuts leave of the original's weight.
+    """
 
     name: str
     here: Outlet
     there: Outlet
     kept: Tensor
+    dense: Tensor | None
     decision: LayerDecision
 
     @property
@@ -58,11 +62,11 @@ class _Place:
 def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs]) -> Network:
     """A copy of `cut` (what `apply` made of `original` and `plan`) whose layers come nearest to the original's outputs.
 
-    One convolution or linear layer after the other solves least squares for the target (on the weights that are not
-    zero, where the plan thins the layer) and is then rounded by the decision's solver; ranges of activations are
-    calibrated on the way, and batch norm gets the statistics of what it then reads. Where nothing is cut and the solver
-    is "nearest" only the mean of each channel is set right (bias correction). A weight that is read twice, a recurrent
-    or a computed one stays as it is.
+    One convolution or linear layer after the other solves least squares for the target and is then rounded by the
+    decision's solver. Where the plan thins a layer, solvers that find masks choose anew which weights leave; the others
+    leave the zeros where they are. Ranges of activations are calibrated on the way, and batch norm gets the statistics
+    of what it then reads. Where nothing is cut and the solver is "nearest" only the mean of each channel is set right
+    (bias correction). A weight that is read twice, a recurrent or a computed one stays as it is.
     Raises: TaskError without batches, NumericsError for values that are not finite, PlanError for another network.
     """
     batches = lay_out(list(batches), torch.channels_last)
@@ -89,30 +93,51 @@ def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs
     return result
 
 
+@torch.no_grad()
+def layer_problems(network: Network, batches: Sequence[Inputs]) -> Iterator[Problem]:
+    """What the layers of an untouched network read and write, one after the other: to try solvers on.
+
+    Nothing is removed and nothing rounded; set `pieces`, `kept` and `rounding` as wanted (`dataclasses.replace`).
+    Raises: as `repair`.
+    """
+    network = network.clone().eval()
+    batches = lay_out(list(batches), torch.channels_last)
+    places = _places(network, network, Plan(fingerprint=network.fingerprint, target=""))
+    here, there = Stepwise(network, batches), Stepwise(network, batches, held=[place.target for place in places])
+    for number, place in enumerate(places):
+        here.run_to(place.here.node, inclusive=False)
+        layer = Affine(network.module, place.here, attribute(network.module, f"{place.name}.weight"))
+        yield _problem(place, layer, _moments(place, layer, here, there, number), None)
+
+
 def _solve(result: Network, place: _Place, here: Stepwise, there: Stepwise, *, moves: bool, seed: int) -> None:
     """Set weight and constant of one layer; `moves`: whether its float weights may."""
-    parameter = attribute(result.module, f"{place.name}.weight")
-    layer = Affine(result.module, place.here, parameter)
-    halves = _moments(place, layer, here, there, seed)
-    both = halves[0].with_all(halves[1]).found(place.name)
-    near = moments = layer.before_gain(both if layer.constant else both.about_zero())
-    weight, kept = layer.weight(), None
-    if place.decision.sparsity is not None:
-        kept = weight != 0
-    if moves:
-        first, second = (half.found(place.name) for half in halves)
-        if not layer.constant:
-            first, second = first.about_zero(), second.about_zero()
-        damping = choose_damping(first, second, weight * layer.by_group(layer.gain)[..., None])
-        near = pulled(moments, weight, damping)
-        weight = least_squares(near.gram, near.cross) if kept is None else on_survivors(near.gram, near.cross, kept)
-    rounding = _rounding(result, place.here.node)
-    used = weight
-    if rounding is not None:
-        solved = round_weight(rounding, parameter.shape, weight, near, kept, place.decision.solver)
-        weight, used = solved.weight, solved.used
-    layer.write(weight)
-    layer.set_constant(used, moments)
+    layer = Affine(result.module, place.here, attribute(result.module, f"{place.name}.weight"))
+    problem = _problem(place, layer, _moments(place, layer, here, there, seed), _rounding(result, place.here.node))
+    solved = solve_weight(problem, place.decision.solver, damping_for(problem) if moves else None)
+    layer.write(solved.weight)
+    layer.set_constant(solved.used, problem.moments)
+
+
+def _problem(
+    place: _Place, layer: Affine, halves: tuple[Gathering, Gathering], rounding: WeightFakeQuantize | None
+) -> Problem:
+    first, second, both = (
+        layer.before_gain(found if layer.constant else found.about_zero())
+        for found in (half.found(place.name) for half in (*halves, halves[0].with_all(halves[1])))
+    )
+    sparsity, shape = place.decision.sparsity, layer.parameter.shape
+    return Problem(
+        name=place.name,
+        shape=shape,
+        weight=layer.weight(place.dense),
+        moments=both,
+        halves=(first, second),
+        gain=layer.by_group(layer.gain),
+        pieces=None if sparsity is None else pieces_of(place.name, shape, layer.groups, sparsity),
+        kept=None if sparsity is None else layer.weight() != 0,
+        rounding=rounding,
+    )
 
 
 def _moments(place: _Place, layer: Affine, here: Stepwise, there: Stepwise, seed: int) -> tuple[Gathering, Gathering]:
@@ -172,6 +197,9 @@ def _places(result: Network, original: Network, plan: Plan) -> list[_Place]:
         }
     )
     decisions = {decision.layer: decision for decision in plan.layers}
+    thinned = {f"{name}.weight" for name, decision in decisions.items() if decision.sparsity is not None}
+    weights = {name: value for name, value in original.named_parameters() if name in thinned}
+    dense = sliced(original, weights, {decision.group: decision.kept for decision in plan.groups})
     twice = {layer.weight for layer in result.layers if "#" in layer.name}
     nodes = [{node.name: node for node in network.module.graph.nodes} for network in (result, original)]
     return [
@@ -180,6 +208,7 @@ def _places(result: Network, original: Network, plan: Plan) -> list[_Place]:
             here=outlet_of(result.module, nodes[0][layer.node]),
             there=outlet_of(original.module, nodes[1][original.layer(layer.name).node]),
             kept=kept.positions(original.dims(layer.weight)[0]),
+            dense=dense.get(layer.weight),
             decision=decisions.get(layer.name, LayerDecision(layer=layer.name)),
         )
         for layer in result.layers

@@ -1,4 +1,4 @@
-"""The weights of one layer, solved: by least squares where they may change, on the grid where they are rounded."""
+"""The weights of one layer on the grid that they are stored in, by the solver that a decision names."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,24 @@ from trimtab.plan import PER_CHANNEL, PER_NETWORK
 from trimtab.quant import WeightFakeQuantize
 from trimtab.quant.grids import Fit
 from trimtab.quant.grids.search import fit_weights
-from trimtab.solve import Moments, adaround, best_scale, best_scales, descend, gptq
+from trimtab.solve import (
+    Moments,
+    Pieces,
+    adaround,
+    best_scale,
+    best_scales,
+    descend,
+    gptq,
+    mean_squared_error,
+    sparsegpt,
+    swap,
+)
 
 ROUNDS = 3
 """Of coordinate descent, each followed by a refit of the scales."""
 
-SOLVING = ("least_squares", "gptq", "coordinate_descent", "adaround", "block")
-"""Solvers that move the float weights to the least squares first."""
+ALTERNATIONS, WORTH = 6, 1e-3
+"""Of swaps and coordinate descent, at most; they end when the rounds' error falls by less than this share."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +39,72 @@ class Solved:
 
 
 def round_weight(
-    rounding: WeightFakeQuantize, shape: torch.Size, weight: Tensor, moments: Moments, kept: Tensor | None, solver: str
+    rounding: WeightFakeQuantize,
+    shape: torch.Size,
+    weight: Tensor,
+    moments: Moments,
+    kept: Tensor | None,
+    pieces: Pieces | None,
+    solver: str,
 ) -> Solved:
-    """`weight` [groups, m, n] on the grid of `rounding`, whose scales are fitted anew."""
+    """`weight` [groups, m, n] on the grid of `rounding`, whose scales are fitted anew; zero outside of `kept`.
+
+    With `pieces` single zeros may change places, as these allow, where the codes gain by it.
+    """
     _fit(rounding, weight.reshape(shape))
     nearest = _Nearest(rounding, weight, kept)
     if solver in {"nearest", "least_squares"}:
-        return Solved(weight, nearest(weight, torch.arange(weight.shape[2]).expand(len(weight), -1)))
+        return Solved(weight, nearest(weight, torch.arange(weight.shape[2]).expand(len(weight), 1, -1)))
     if solver == "adaround":
         below, above = nearest.around(weight)
         rounded = adaround(weight, moments.gram, moments.cross, below, above)
         return Solved(rounded, rounded)
     rounded = gptq(weight, moments.gram, nearest)
-    if solver != "gptq":
-        for _ in range(ROUNDS):
-            rounded = descend(rounded, moments.gram, moments.cross, nearest, sweeps=2)
-            rounded = _refit(rounding, rounded, moments)
-            nearest = _Nearest(rounding, weight, kept)
-        rounded = descend(rounded, moments.gram, moments.cross, nearest)
+    if solver == "gptq":
+        return Solved(rounded, rounded)
+    rounded = _descended(rounding, rounded, moments, kept)
+    if pieces is not None and pieces.single and kept is not None:
+        rounded = _swapped(rounding, rounded, moments, kept, pieces)
     return Solved(rounded, rounded)
+
+
+def sweep(
+    rounding: WeightFakeQuantize | None, shape: torch.Size, weight: Tensor, moments: Moments, pieces: Pieces
+) -> Tensor:
+    """`weight` [groups, m, n] thinned in one sweep over its columns; rounded in the same one where there is a grid."""
+    order = pieces.columns.flatten()
+    nearest = None
+    if rounding is not None:
+        _fit(rounding, weight.reshape(shape))
+        on_grid = _Nearest(rounding, weight, None)
+        nearest = lambda values, at: on_grid(values, order[at])  # noqa: E731
+    gram = moments.gram[:, order][:, :, order]
+    thinned = sparsegpt(weight[:, :, order], gram, pieces.removed / weight.numel(), pieces.quota, nearest)
+    return torch.empty_like(thinned).index_copy_(2, order, thinned)
+
+
+def _descended(rounding: WeightFakeQuantize, rounded: Tensor, moments: Moments, kept: Tensor | None) -> Tensor:
+    """Codes by coordinate descent, scales refitted between."""
+    gram, cross = moments.gram, moments.cross
+    for _ in range(ROUNDS):
+        rounded = descend(rounded, gram, cross, _Nearest(rounding, rounded, kept), sweeps=2)
+        rounded = _refit(rounding, rounded, moments)
+    return descend(rounded, gram, cross, _Nearest(rounding, rounded, kept))
+
+
+def _swapped(rounding: WeightFakeQuantize, rounded: Tensor, moments: Moments, kept: Tensor, pieces: Pieces) -> Tensor:
+    """Places and codes in turn, until the error stops falling."""
+    gram, cross = moments.gram, moments.cross
+    sharing = pieces.columns.view(-1, pieces.quota[1]) if pieces.quota else None
+    error = float(mean_squared_error(gram, cross, rounded).sum())
+    start = error
+    for _ in range(ALTERNATIONS):
+        rounded, kept = swap(rounded, gram, cross, _Nearest(rounding, rounded, None), kept, sharing)
+        rounded = _descended(rounding, rounded, moments, kept)
+        before, error = error, float(mean_squared_error(gram, cross, rounded).sum())
+        if before - error <= WORTH * (start - error):
+            break
+    return rounded
 
 
 @torch.no_grad()
@@ -89,7 +147,7 @@ class _Nearest:
         )
 
     def __call__(self, values: Tensor, columns: Tensor) -> Tensor:
-        at = columns[:, None, :].expand_as(values)
+        at = columns.expand_as(values)
         fit = Fit(self.scale.gather(2, at).flatten(), self.zero_point.gather(2, at).flatten(), self.table)
         decoded = self.grid.decode(self.grid.encode(values.reshape(-1, 1), fit), fit).reshape(values.shape)
         return decoded if self.kept is None else decoded * self.kept.gather(2, at)
@@ -103,7 +161,7 @@ class _Nearest:
             raise ConfigError(
                 "solver 'adaround': the grid's values must be evenly spaced; choose 'coordinate_descent' for this grid"
             )
-        columns = torch.arange(values.shape[2]).expand(len(values), -1)
+        columns = torch.arange(values.shape[2]).expand(len(values), 1, -1)
         first = self(values, columns)
         other = self(first + self.scale * (values - first).sign(), columns)
         return torch.minimum(first, other), torch.maximum(first, other)

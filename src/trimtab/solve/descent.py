@@ -15,14 +15,14 @@ def descend(weight: Tensor, gram: Tensor, cross: Tensor, nearest: Nearest, sweep
     weight = weight.clone()
     slope = cross - weight @ gram
     curvature = gram.diagonal(dim1=-2, dim2=-1)
-    columns = torch.arange(weight.shape[2]).expand(len(weight), -1)
+    columns = torch.arange(weight.shape[2]).expand(len(weight), 1, -1)
     for _ in range(sweeps):
         before = weight.clone()
         for at in range(weight.shape[2]):
             bend = curvature[:, None, at : at + 1]
             now = weight[:, :, at : at + 1]
             best = now + torch.where(bend > 0, slope[:, :, at : at + 1] / bend, 0.0)
-            step = nearest(best, columns[:, at : at + 1]) - now
+            step = nearest(best, columns[:, :, at : at + 1]) - now
             weight[:, :, at : at + 1] += step
             slope -= step * gram[:, at : at + 1, :]
         if torch.equal(before, weight):

@@ -52,14 +52,29 @@ def mean_squared_error(gram: Tensor, cross: Tensor, weight: Tensor) -> Tensor:
     return ((weight @ gram - 2 * cross) * weight).sum(-1)
 
 
-def choose_damping(first: Moments, second: Moments, weight: Tensor, candidates: tuple[float, ...] = DAMPINGS) -> float:
-    """The damping whose solution on each half of the data has the least error on the other half."""
+def choose_damping(
+    first: Moments,
+    second: Moments,
+    weight: Tensor,
+    rough: Tensor | None = None,
+    candidates: tuple[float, ...] = DAMPINGS,
+) -> float:
+    """The damping whose solution on each half of the data has the least error on the other half.
+
+    With `rough`, what the weight [groups, m, n] will be like when entries are removed or rounded: every second column
+    is that, and the others make up for it. (An untouched weight, where the inputs are, needs nothing made up for.)
+    """
 
     def error(damping: float) -> float:
         total = 0.0
         for fitted, seen in ((first, second), (second, first)):
             near = pulled(fitted, weight, damping)
-            solved = least_squares(near.gram, near.cross)
+            if rough is None:
+                solved = least_squares(near.gram, near.cross)
+            else:
+                solved = rough.clone()
+                there = rough[..., ::2] @ near.gram[:, ::2, 1::2]
+                solved[..., 1::2] = least_squares(near.gram[:, 1::2, 1::2], near.cross[..., 1::2] - there)
             total += float(mean_squared_error(seen.gram, seen.cross, solved).sum())
         return total
 

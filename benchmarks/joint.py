@@ -1,0 +1,24 @@
+"""Pruning and quantization decided together, against one after the other: layers, networks, budgets.
+
+The whole takes hours on two cores. `--part NAME` runs one part, in a process of its own; every part is kept in
+`runs/joint` when it is done. Without `--part` what is not there yet is run, and everything is written to `--json`.
+Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from jointly import layers
+from parts import Part, main
+
+WORK = Path("runs/joint")
+
+
+def parts(quick: bool) -> dict[str, Part]:
+    """What can be run alone, by name; each gives rows."""
+    few = {"images": 128} if quick else {}
+    return {f"layers-{name.replace(' ', '')}": partial(layers.run, name, **few) for name in layers.SPARSITIES}
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", WORK, (layers,), parts)

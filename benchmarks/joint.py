@@ -8,7 +8,7 @@ Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 from functools import partial
 from pathlib import Path
 
-from jointly import layers
+from jointly import layers, without_training
 from parts import Part, main
 
 WORK = Path("runs/joint")
@@ -17,8 +17,16 @@ WORK = Path("runs/joint")
 def parts(quick: bool) -> dict[str, Part]:
     """What can be run alone, by name; each gives rows."""
     few = {"images": 128} if quick else {}
-    return {f"layers-{name.replace(' ', '')}": partial(layers.run, name, **few) for name in layers.SPARSITIES}
+    found: dict[str, Part] = {
+        f"layers-{name.replace(' ', '')}": partial(layers.run, name, **few) for name in layers.SPARSITIES
+    }
+    for name in without_training.CASES:
+        rows = {"rows": 4, "images": 256} if quick else {}
+        found[name.replace(" ", "-").replace("−", "minus-")] = partial(
+            without_training.run, name, folder=WORK / "files", **rows
+        )
+    return found
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (layers,), parts)
+    main(__doc__ or "", WORK, (layers, without_training), parts)

@@ -111,6 +111,32 @@ def test_without_recovery_nothing_is_trained_and_a_carved_test_split_is_noted(ta
     assert "no test split was given: 64 of the 128 rows of val" in written["notes"][0]
 
 
+def test_a_budget_that_is_kept_already_changes_nothing(task, tmp_path):
+    result = run(task, tmp_path / "run", size="200%", drop=0.0)
+    assert result.met
+    assert result.plan.layers == result.plan.groups == ()
+    assert result.drop.value == 0
+    assert "the network keeps every limit as it is" in result.notes[-1]
+    assert result.proof.agreement == 1
+    assert not list((tmp_path / "run").glob("recover-*"))
+
+
+def test_a_budget_that_cannot_be_kept_names_the_nearest_on_each_side(task, tmp_path):
+    result = run(task, tmp_path / "run", Options(recover=False), size="1%", macs="90%", drop=0.3)
+    assert not result.met
+    assert "the smallest size within reach is" in result.why
+    assert "nearest on val: at size" in result.why
+
+
+def test_with_a_confidence_the_bound_is_held_against_the_limit(task, tmp_path):
+    result = run(task, tmp_path / "run", Options(recover=False, confidence=0.95), size="60%", drop=0.2)
+    assert result.drop.confidence == 0.95
+    assert result.drop.value <= result.drop.bound <= result.drop.ci95[1]
+    assert result.met == (result.drop.bound <= 0.2)
+    point = result.frontier[-1]
+    assert point.drop >= 0
+
+
 def test_a_limit_on_the_drop_alone_takes_the_smallest_network_that_keeps_it(task, tmp_path):
     model = task.model.train()
     before = digest(model.state_dict())

@@ -47,6 +47,9 @@ Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of
 Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
 Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
 Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
+Confidence = Annotated[
+    float | None, typer.Option(help="Keep the drop for so many of the resampled test sets (0.95), not just on average.")
+]
 OtherTarget = Annotated[str | None, typer.Option("--target", help="Another runtime than the run's own.")]
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
@@ -87,6 +90,7 @@ def compress_command(
     criterion: Annotated[
         str, typer.Option(help="What ranks the channels: taylor, fisher, magnitude, …; another word lists them.")
     ] = "taylor",
+    confidence: Confidence = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -103,7 +107,7 @@ def compress_command(
         target=target,
         run=where,
         seed=seed,
-        options=Options(recover=recover, epochs=epochs, minutes=minutes, criterion=criterion),
+        options=Options(recover=recover, epochs=epochs, minutes=minutes, criterion=criterion, confidence=confidence),
         progress=stages(quiet or as_json),
         spec=task,
         settings=settings,

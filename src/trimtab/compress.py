@@ -41,6 +41,8 @@ def compress(
         settings=settings,
         progress=progress or Stages(quiet=True),
     ) as job:
+        if job.within_budget():  # the network as it is
+            return conclude(job, [], [job.untouched()], 0)
         rungs = job.ladder()  # capture, profile, and plans of falling size as they are before training
         tried: list[Attempt] = []
         while proposal := propose(

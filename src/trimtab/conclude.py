@@ -20,7 +20,7 @@ from trimtab.measure import (
 )
 from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Options, Plan, Proof, Result
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
-from trimtab.search import Attempt, Rung, smallest
+from trimtab.search import Attempt, Rung, contradictions, nearest
 
 _LATENCY_SECONDS = 3.0
 _UNITS = {"size": "B", "memory": "B", "latency": "ms"}
@@ -98,7 +98,7 @@ def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tup
     return (
         measurement("before", job.network, None, before.value),
         measurement("after", network, plan, after.value),
-        bootstrap_drop(before, after, metric, seed=job.seed),
+        bootstrap_drop(before, after, metric, seed=job.seed, confidence=job.options.confidence),
     )
 
 
@@ -107,12 +107,13 @@ def broken_limits(budget: Budget, baseline: Measurement, compressed: Measurement
     broken = []
     for limit in budget.limits:
         is_drop = limit.quantity == "drop"
-        measured = drop.value if is_drop else value_of(limit.quantity, compressed)
+        measured = drop.limited if is_drop else value_of(limit.quantity, compressed)
         before = 0.0 if is_drop else value_of(limit.quantity, baseline) or 0.0
         if measured is None:
             broken.append(f"{limit.quantity} could not be measured")
         elif not limit.allows(measured, before):
-            broken.append(f"{limit.quantity} is {measured:.6g}, the limit {limit.bound(before):.6g}")
+            bound = f" with {100 * drop.confidence:g} % confidence" if is_drop and drop.confidence else ""
+            broken.append(f"{limit.quantity} is {measured:.6g}{bound}, the limit {limit.bound(before):.6g}")
     return broken
 
 
@@ -129,21 +130,10 @@ def disagreement(proof: Proof) -> list[str]:
 def _why(job: Job, broken: Sequence[str], rungs: Sequence[Rung], tried: Sequence[Attempt]) -> str:
     if not broken:
         return "every limit is kept, as measured on the test split and on the file"
-    parts = ["; ".join(broken)]
-    for limit in job.budget.limits:
-        if limit.quantity in {"size", "latency", "macs", "bops"}:
-            least = smallest(job.profile, limit.quantity)
-            if least > limit.bound(job.baseline[limit.quantity]):
-                parts.append(f"the smallest {limit.quantity} within reach is {least:.6g}")
-    drop = job.budget.limit("drop")
-    if drop is not None:
-        keeping = [j for j in (*(r.judgement for r in rungs), *(a.judgement for a in tried)) if drop.allows(j.drop)]
-        if keeping:
-            nearest = min(keeping, key=lambda judgement: judgement.costs["size"])
-            parts.append(
-                f"nearest that kept the drop on val: {nearest.costs['size']:.0f} bytes, drop {nearest.drop:.4f}"
-            )
-    return "; ".join(parts)
+    judged = [*(rung.judgement for rung in rungs), *(attempt.judgement for attempt in tried)]
+    excluded = contradictions(job.profile, job.budget, job.baseline)
+    sides = nearest(job.budget, job.baseline, judged)
+    return "; ".join([*broken, *excluded, *([f"nearest on val: {'; '.join(sides)}"] if sides else [])])
 
 
 def _points(job: Job, tried: Sequence[Attempt]) -> list[FrontierPoint]:
@@ -196,7 +186,7 @@ def _command(job: Job) -> str:
             f"--{limit.quantity}",
             f"{limit.at_most!r}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}",
         ]
-    for name in ("epochs", "minutes", "criterion"):
+    for name in ("epochs", "minutes", "criterion", "confidence"):
         if getattr(options, name) != Options.model_fields[name].default:
             words += [f"--{name}", str(getattr(options, name))]
     words += [] if options.recover else ["--no-recover"]

@@ -21,7 +21,17 @@ from trimtab.errors import ConfigError, RunError
 from trimtab.graph import Network, capture
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
-from trimtab.measure import artifact_peak, bops, drop_of, evaluate, first_rows, latencies, macs
+from trimtab.measure import (
+    Evaluation,
+    artifact_peak,
+    bootstrap_drop,
+    bops,
+    drop_of,
+    evaluate,
+    first_rows,
+    latencies,
+    macs,
+)
 from trimtab.plan import Budget, Options, Plan, Proof
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
@@ -186,11 +196,27 @@ class Job:
         """The float network's size, MACs, BOPs, latency, and `metric` on the validation split."""
 
         def compute() -> dict[str, float]:
-            metric = evaluate(self.float_artifact, self.task.val, self.task.metric).value
-            return {**self._costs(self.float_artifact, self.network, None), "metric": metric}
+            return {**self._costs(self.float_artifact, self.network, None), "metric": self._evaluated.value}
 
         with self.stage("baseline"):
             return dict(self.run.remember("baseline", compute))
+
+    @cached_property
+    def _evaluated(self) -> Evaluation:
+        """The float network on the validation split."""
+        return evaluate(self.float_artifact, self.task.val, self.task.metric)
+
+    def within_budget(self) -> bool:
+        """Whether the float network keeps every limit already. A limit on the drop alone asks for the smallest."""
+        costs = {name: value for name, value in self.baseline.items() if name != "metric"}
+        limited = any(limit.quantity != "drop" for limit in self.budget.limits)
+        return limited and not Judgement(costs=costs, drop=0.0).broken(self.budget, self.baseline)
+
+    def untouched(self) -> Attempt:
+        """The network as it is, as an attempt."""
+        self.notes.append("the network keeps every limit as it is: nothing was removed, rounded or trained")
+        plan = Plan(fingerprint=self.network.fingerprint, target=self.target.name, seed=self.seed)
+        return self.carry_out(Proposal(plan=plan), [], trains=False)
 
     # ── profile and search ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -265,14 +291,14 @@ class Job:
 
         return Judgement(**self.run.remember(f"judged {plan.to_json()}", compute))
 
-    def carry_out(self, proposal: Proposal, tried: list[Attempt]) -> Attempt:
+    def carry_out(self, proposal: Proposal, tried: list[Attempt], *, trains: bool = True) -> Attempt:
         """Apply, recover, lower and judge; the trained weights are kept in `network-<attempt>.safetensors`."""
         number = len(tried)
         key = _key(number, proposal)
 
         def compute() -> dict[str, Any]:
             network = self._beginning(proposal, tried)
-            if self.options.recover:
+            if trains and self.options.recover:
                 network = self._recovered(network, number, proposal)
             self.run.write(_file("network", key), save_tensors(network.state_dict()))
             judged = self._judge(network, proposal.plan)
@@ -336,8 +362,13 @@ class Job:
 
     def _judge(self, network: Network, plan: Plan) -> Judgement:
         artifact = lower(network, self.target, self.file(CANDIDATE))
-        metric = evaluate(artifact, self.task.val, self.task.metric).value
-        drop = drop_of(self.baseline["metric"], metric, self.task.metric)
+        found = evaluate(artifact, self.task.val, self.task.metric)
+        drop = drop_of(self.baseline["metric"], found.value, self.task.metric)
+        if self.options.confidence is not None:
+            judged = bootstrap_drop(
+                self._evaluated, found, self.task.metric, seed=self.seed, confidence=self.options.confidence
+            )
+            drop = judged.limited
         return Judgement(costs=self._costs(artifact, network, plan), drop=drop)
 
     def _costs(self, artifact: Artifact, network: Network, plan: Plan | None) -> dict[str, float]:

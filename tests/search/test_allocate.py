@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.search.allocate import Cost, allocate, cheapest, outer
+from trimtab.search.allocate import Cost, allocate, outer
 
 GAP = 1e-3
 
@@ -74,10 +74,10 @@ def test_a_cost_at_a_choice_is_the_sum_of_its_entries(options, seed, data):
     assert cost.at(choice) == pytest.approx(expected, abs=1e-12)
 
 
-def test_cheapest_takes_the_least_of_a_product():
+def test_without_limits_the_least_of_a_product_is_taken():
     cost = Cost()
     cost.add((0, 1), np.array([[4.0, 3.0], [2.0, 5.0]]))
-    assert cheapest(cost, [2, 2]) == [1, 0]
+    assert allocate(cost, [], [2, 2]) == [1, 0]
 
 
 def test_a_bound_of_nothing_is_infeasible_and_does_not_disturb_the_solver():

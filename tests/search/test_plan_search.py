@@ -6,7 +6,7 @@ from search_nets import Mixed, captured, profile_of, random_choice
 
 from trimtab.errors import ConfigError
 from trimtab.plan import Budget, GroupDecision, Plan
-from trimtab.search import Judgement, Profile, anchored, fitting_plan, predicted, search, smallest, widest_plan
+from trimtab.search import Judgement, Profile, anchored, fitting_plan, least, predicted, search, widest_plan
 from trimtab.search.latency_table import needed_times
 from trimtab.search.plan_search import _choice_of, plan_of
 
@@ -60,11 +60,11 @@ def test_tightening_multiplies_the_bound(profile):
 
 def test_the_smallest_is_within_reach_and_nothing_below_it(profile):
     for quantity in ("size", "macs", "bops"):
-        least = smallest(profile, quantity)
-        share = least / profile.baseline[quantity]
+        lowest = least(profile, quantity)
+        share = lowest / profile.baseline[quantity]
         plan = search(profile, Budget(**{quantity: f"{share * 1.001}x"}))
         assert plan is not None
-        assert predicted(profile, plan)[quantity] == pytest.approx(least)
+        assert predicted(profile, plan)[quantity] == pytest.approx(lowest)
         assert search(profile, Budget(**{quantity: f"{share * 0.99}x"})) is None
 
 

@@ -62,10 +62,16 @@ def drop_of(baseline: float, compressed: float, metric: Any) -> float:
 
 
 def bootstrap_drop(
-    baseline: Evaluation, compressed: Evaluation, metric: Any, seed: int = 0, resamples: int = 1000
+    baseline: Evaluation,
+    compressed: Evaluation,
+    metric: Any,
+    seed: int = 0,
+    resamples: int = 1000,
+    confidence: float | None = None,
 ) -> Drop:
     """The drop, with the 95 % interval of the paired bootstrap: both networks are resampled at the same rows.
 
+    With a `confidence` (0..1) also the bound that such a share of the resamples keeps.
     Resamples on which the metric is undefined (NaN, as when a class is absent) are left out.
     Raises: TaskError when the evaluations differ in rows; NumericsError when over a tenth of the resamples is NaN.
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", percentile interval (ch. 13).
@@ -89,8 +95,14 @@ def bootstrap_drop(
     finite = [drop for drop in drops if math.isfinite(drop)]
     if len(finite) < 0.9 * resamples:
         raise NumericsError(f"bootstrap: the metric is NaN on {resamples - len(finite)} of {resamples} resamples")
-    low, high = torch.tensor(finite, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return Drop(value=drop_of(baseline.value, compressed.value, metric), ci95=(low.item(), high.item()))
+    places = torch.tensor([0.025, 0.975, confidence or 0.5], dtype=torch.float64)
+    low, high, bound = torch.tensor(finite, dtype=torch.float64).quantile(places).tolist()
+    return Drop(
+        value=drop_of(baseline.value, compressed.value, metric),
+        ci95=(low, high),
+        confidence=confidence,
+        bound=None if confidence is None else bound,
+    )
 
 
 def _value(metric: Any, outputs: Any, targets: Any) -> float:

@@ -58,10 +58,20 @@ class Proof(Record):
 
 
 class Drop(Record):
-    """How much worse the compressed network is, in the metric's own unit, with its paired-bootstrap interval."""
+    """How much worse the compressed network is, in the metric's own unit, with its paired-bootstrap interval.
+
+    With a `confidence` (0..1) that was asked for, `bound` is what the drop is at most, by that share of the resamples.
+    """
 
     value: float
     ci95: tuple[float, float]
+    confidence: float | None = None
+    bound: float | None = None
+
+    @property
+    def limited(self) -> float:
+        """What a limit is held against: the bound where there is one, else the value."""
+        return self.value if self.bound is None else self.bound
 
 
 class FrontierPoint(Record):

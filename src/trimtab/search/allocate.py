@@ -67,13 +67,6 @@ def _constraint(row: np.ndarray, bound: float) -> LinearConstraint:
     return LinearConstraint(row / scale, -np.inf, bound / scale)
 
 
-def cheapest(cost: Cost, options: Sequence[int]) -> list[int]:
-    """The choice with the least of one cost."""
-    choice = allocate(cost, [], options)
-    assert choice is not None  # without limits there is always one
-    return choice
-
-
 class _Model:
     """Columns of the program: every unit's options, then the entries of every tensor over two or more units."""
 

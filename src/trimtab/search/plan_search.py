@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from trimtab.errors import ConfigError
-from trimtab.plan import Budget, GroupDecision, LayerDecision, Plan
-from trimtab.search.allocate import Cost, allocate, cheapest
+from trimtab.plan import Budget, GroupDecision, LayerDecision, Limit, Plan
+from trimtab.search.allocate import Cost, allocate
 from trimtab.search.costs import Costs
 from trimtab.search.profile import Profile
 
@@ -49,10 +49,12 @@ def anchored(profile: Profile, plan: Plan, measured: Mapping[str, float]) -> Pro
     return profile.model_copy(update=update)
 
 
-def smallest(profile: Profile, quantity: str) -> float:
-    """The least of one quantity that any plan reaches."""
-    cost = all_costs(profile)[quantity]
-    return cost.at(cheapest(cost, [len(unit.options) for unit in profile.units]))
+def least(profile: Profile, quantity: str, under: Sequence[Limit] = ()) -> float | None:
+    """The least of one quantity that a plan reaches which keeps the limits `under`; None when none does."""
+    costs = all_costs(profile)
+    limits = [(costs[limit.quantity], limit.bound(profile.baseline[limit.quantity])) for limit in under]
+    choice = allocate(costs[quantity], limits, [len(unit.options) for unit in profile.units])
+    return None if choice is None else costs[quantity].at(choice)
 
 
 def predicted(profile: Profile, plan: Plan) -> dict[str, float]:

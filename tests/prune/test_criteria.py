@@ -1,5 +1,7 @@
 """Criteria against loops over single weights, and against really leaving a unit out."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,3 +124,48 @@ def test_bad_input_is_named():
         Magnitude()(network, network.group("inner"), Stats())
     with pytest.raises(ConfigError, match="unknown criterion 'taylr'; known: ablation, activation"):
         CRITERIA.load("taylr")
+
+
+def surgery_errors(network, stats, left):
+    """The least squared errors behind the norms of both readers of the stream when only the units `left` are there."""
+    errors = []
+    for name, norm, columns in (("inner", "bn1", 9), ("head", None, 4)):
+        weight = network.module.get_parameter(f"{name}.weight").detach().double().flatten(1)
+        gram = stats.gram("gram", f"{name}.weight")[0]
+        gram = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram))
+        at = torch.cat([torch.arange(unit * columns, (unit + 1) * columns) for unit in left])
+        solved = torch.zeros_like(weight)
+        solved[:, at] = torch.linalg.solve(gram[at][:, at], gram[at] @ weight.T).T
+        away = solved - weight
+        gain = torch.ones(len(weight), dtype=torch.float64)
+        if norm:
+            module = network.module.get_submodule(norm)
+            gain = (module.weight / (module.running_var + 1e-5).sqrt()).detach().double()
+        errors.append(float((((away @ gram) * away).sum(1) * gain.square()).sum()))
+    return errors
+
+
+def test_obs_takes_the_unit_that_brute_force_takes_over_all_readers():
+    network = make_network()
+    stats = collect(network, [(torch.randn(64, 2, 4, 4), None)], None, {"gram"})
+    group = next(group for group in network.groups if group.width == 6)
+    values = CRITERIA.load("obs")()(network, group, stats).values.tolist()
+    left, dearest, before = set(range(6)), 0.0, 0.0
+    while len(left) > 1:
+        after = {unit: sum(surgery_errors(network, stats, sorted(left - {unit}))) for unit in left}
+        unit = min(after, key=after.__getitem__)
+        dearest = max(dearest, after[unit] - before)
+        assert values[unit] == pytest.approx(dearest, rel=1e-6)
+        before = after[unit]
+        left.remove(unit)
+
+
+def test_obs_prices_units_alone_where_many_layers_read_them(monkeypatch):
+    network = make_network()
+    stats = collect(network, [(torch.randn(64, 2, 4, 4), None)], None, {"gram"})
+    group = next(group for group in network.groups if group.width == 6)
+    monkeypatch.setattr(sys.modules["trimtab.prune.criteria.obs"], "_WIDEST", 10)
+    values = CRITERIA.load("obs")()(network, group, stats).values.tolist()
+    for unit, value in enumerate(values):
+        one, other = surgery_errors(network, stats, sorted({*range(6)} - {unit}))
+        assert value == pytest.approx((one**0.5 + other**0.5) ** 2, rel=1e-6)

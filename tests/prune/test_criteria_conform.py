@@ -10,7 +10,7 @@ from trimtab.prune import CRITERIA, EntryCriterion, Scores
 from trimtab.testing import check_criterion, criterion_cases
 from trimtab.testing.criteria import permuted
 
-NORMS_NEEDED, WEIGHTS_ONLY = {"batchnorm_scale"}, {"lamp"}
+NORMS_NEEDED, LAYERS_NEEDED, WEIGHTS_ONLY = {"batchnorm_scale"}, {"obs"}, {"lamp"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -18,7 +18,7 @@ NORMS_NEEDED, WEIGHTS_ONLY = {"batchnorm_scale"}, {"lamp"}
 def test_every_criterion_conforms(name: str, kind: str) -> None:
     network, batches = make(kind)
     scored = check_criterion(name, network, batches, F.cross_entropy)
-    assert scored == (0 if name in WEIGHTS_ONLY else len(network.groups)) or name in NORMS_NEEDED
+    assert scored == (0 if name in WEIGHTS_ONLY else len(network.groups)) or name in NORMS_NEEDED | LAYERS_NEEDED
 
 
 @pytest.mark.parametrize("kind", KINDS)

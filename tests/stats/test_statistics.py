@@ -305,7 +305,10 @@ def test_without_labels_only_statistics_of_activations(network):
             with pytest.raises(ConfigError, match=f"'{name}' needs a loss"):
                 collect(network, unlabelled, None, {name})
         else:
-            assert collect(network, unlabelled, None, {name}).units(name, "model.inner").isfinite().all()
+            found = collect(network, unlabelled, None, {name}).found[name]
+            for numbers in (*found.units.values(), *found.entries.values(), *found.grams.values()):
+                assert numbers.isfinite().all()
+            assert "model.inner" in found.units or found.grams
 
 
 def test_bad_labels_and_losses_are_named(network):

@@ -26,6 +26,7 @@ CRITERIA = Registry(
         "magnitude_l1": "trimtab.prune.criteria.magnitude_l1:MagnitudeL1",
         "movement": "trimtab.prune.criteria.movement:Movement",
         "mutual_information": "trimtab.prune.criteria.mutual_information:MutualInformation",
+        "obs": "trimtab.prune.criteria.obs:Obs",
         "random": "trimtab.prune.criteria.random:Random",
         "taylor": "trimtab.prune.criteria.taylor:Taylor",
     },

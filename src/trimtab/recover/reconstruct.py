@@ -24,10 +24,10 @@ from trimtab.recover.affine import Affine
 from trimtab.recover.blocks import Block, learn_blocks
 from trimtab.recover.layerwise import SOLVING, Problem, damping_for, solve_weight
 from trimtab.recover.outlets import Outlet, outlet_of
-from trimtab.recover.readings import positions_of, rows_read, rows_written
 from trimtab.recover.segments import segments
 from trimtab.recover.stepwise import Stepwise
 from trimtab.solve import Gathering, pieces_of
+from trimtab.stats.layer_rows import positions_of, rows_read, rows_written
 from trimtab.stats.observe import positional
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.task import Inputs

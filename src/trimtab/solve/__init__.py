@@ -14,6 +14,7 @@ from trimtab.solve.least_squares import on_survivors as on_survivors
 from trimtab.solve.least_squares import pulled as pulled
 from trimtab.solve.moments import Gathering as Gathering
 from trimtab.solve.moments import Moments as Moments
+from trimtab.solve.obs import leaving as leaving
 from trimtab.solve.obs import removals as removals
 from trimtab.solve.obs import surgery as surgery
 from trimtab.solve.patches import patches as patches

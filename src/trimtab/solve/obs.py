@@ -46,14 +46,18 @@ def removals(weight: Tensor, gram: Tensor, size: int, quota: tuple[int, int] | N
     for group in range(groups):
         for first in range(0, bands, together):
             some = weight[group, first : first + together]
-            found = _greedy(some.clone(), inverse[group].expand(len(some), n, n).clone(), size, quota)
+            found = leaving(some, inverse[group].expand(len(some), n, n), size, quota)
             order.append(found[0])
             rise.append(found[1])
     return torch.cat(order).view(groups, bands, -1), torch.cat(rise).view(groups, bands, -1)
 
 
-def _greedy(weight: Tensor, inverse: Tensor, size: int, quota: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    """`removals` of bands [bands, rows, n], each with an inverse [bands, n, n] of its own; both are overwritten."""
+def leaving(weight: Tensor, inverse: Tensor, size: int, quota: tuple[int, int] | None = None) -> tuple[Tensor, Tensor]:
+    """`removals` of bands [bands, rows, n], each with an inverse [bands, n, n] of its own.
+
+    Columns that never leave may be missing from both.
+    """
+    weight, inverse = weight.clone(), inverse.clone()
     bands, _, n = weight.shape
     number = n // size
     kept, of = quota or (0, number)

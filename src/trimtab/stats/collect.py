@@ -21,6 +21,7 @@ STATISTICS = Registry(
         "activity": "trimtab.stats.activity:Activity",
         "entropy": "trimtab.stats.entropy:Entropy",
         "fisher": "trimtab.stats.fisher:Fisher",
+        "gram": "trimtab.stats.gram:Gram",
         "gradient": "trimtab.stats.gradient:Gradient",
         "hessian": "trimtab.stats.hessian:Hessian",
         "mean_gradient": "trimtab.stats.mean_gradient:MeanGradient",

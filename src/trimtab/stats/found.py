@@ -13,12 +13,14 @@ class Found:
     """One statistic. Its class says what the numbers are; it leaves empty what it is not defined for.
 
     `units` maps a group's name to [width] or [batches, width], `entries` a parameter's name to its shape (or one that
-    broadcasts to it), `branches` a branch's name to [batches] or []. All are float64, on the CPU.
+    broadcasts to it), `branches` a branch's name to [batches] or [], `grams` a parameter's name to [groups, n, n], n
+    the entries of one of its rows. All are float64, on the CPU.
     """
 
     units: Mapping[str, Tensor] = field(default_factory=dict)
     entries: Mapping[str, Tensor] = field(default_factory=dict)
     branches: Mapping[str, Tensor] = field(default_factory=dict)
+    grams: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,10 @@ class Stats:
     def branch(self, statistic: str, branch: str) -> Tensor:
         """A statistic of a residual branch. Raises: ConfigError as `units`."""
         return _of(self._collected(statistic, branch).branches, statistic, branch)
+
+    def gram(self, statistic: str, parameter: str) -> Tensor:
+        """A statistic of what a weight is multiplied with. Raises: ConfigError as `units`."""
+        return _of(self._collected(statistic, parameter).grams, statistic, parameter)
 
     def _collected(self, statistic: str, where: str) -> Found:
         if statistic not in self.found:

@@ -69,8 +69,8 @@ def prune(
         curves = curves or _measured(kind, subjects, batches or (), progress)
         curves.check(network.fingerprint, kind.pieces, kind.criterion, subjects)
         subjects = [replace(subject, curve=curves.points.get(subject.name, subject.curve)) for subject in subjects]
-        if _counts_macs(amount):
-            subjects = [replace(subject, cost=_macs_a_piece(kind, subject)) for subject in subjects]
+    if _counts_macs(amount):
+        subjects = [replace(subject, cost=_macs_a_piece(kind, subject)) for subject in subjects]
     return kind.plan(subjects, removed_by(amount, kind, subjects, rule, progress))
 
 

@@ -21,7 +21,7 @@ class Subject:
 
     `scores`: [pieces] float64, higher means keep. The number that is left is a multiple of `step`, or all, and not
     below `least`. `shape` is that of a layer's weight. `curve` and `cost` (of one piece, in what the amount counts) are
-    there for allocations that measure.
+    what allocations go by that measure, or count costs.
     """
 
     name: str

@@ -33,11 +33,11 @@ def rows_written(y: Tensor, channels: int, positions: Tensor) -> Tensor:
     return y.flatten(1, -2)[:, positions.to(y.device)].flatten(0, 1)
 
 
-def positions_of(values: list[Tensor], channels: int, seed: int) -> Tensor:
-    """Positions of a map to look at in every row: all, or as many drawn at random as give SAMPLES rows."""
+def positions_of(values: list[Tensor], channels: int, seed: int, samples: int = SAMPLES) -> Tensor:
+    """Positions of a map to look at in every row: all, or as many drawn at random as give `samples` rows."""
     rows = sum(value.shape[0] for value in values)
     size = values[0].movedim(channels, -1)[0].flatten(0, -2).shape[0] if values[0].dim() > 2 else 1
-    wanted = min(size, max(1, -(-SAMPLES // rows)))
+    wanted = min(size, max(1, -(-samples // rows)))
     return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:wanted].sort().values
 
 

@@ -38,6 +38,7 @@ from trimtab.prune import UnitCriterion
 from trimtab.recover import Settings, recover, repair, settle
 from trimtab.recover.checkpoint import digest
 from trimtab.recover.seeding import seeded
+from trimtab.recover.stepwise import bytes_a_row
 from trimtab.report import Stages
 from trimtab.run import Run
 from trimtab.search import (
@@ -54,11 +55,12 @@ from trimtab.search import (
     stats_for,
     widest_plan,
 )
+from trimtab.search.profile import first_batches
 from trimtab.search.pruning.scoring import scorer
 from trimtab.search.strategy import LADDER
 from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
-from trimtab.tasks.rows import batches_in, count
+from trimtab.tasks.rows import batches_in
 
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
@@ -67,6 +69,9 @@ ARTIFACT, FLOAT_ARTIFACT, CANDIDATE = "model", "float", "candidate"
 _LATENCY_SECONDS = 1.0
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
 """Where nothing is gone, batch norm's statistics are right from the start: batches would only add noise."""
+_CALIBRATION_BYTES = 2**31
+"""What the values that calibration keeps at a time may take."""
+
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
 
 
@@ -267,21 +272,17 @@ class Job:
 
     @cached_property
     def calibration(self) -> list[Inputs]:
-        """Whole training batches, drawn from the seed, of at least `calibration_rows` rows in all."""
-        batches: list[Inputs] = []
+        """Whole training batches, drawn from the seed: `calibration_rows` rows or more, of large inputs fewer."""
+        rows = min(self.options.calibration_rows, _CALIBRATION_BYTES // (2 * bytes_a_row(self.network)))
         with seeded(self.seed, 0, self.task.train):
-            for inputs, _ in self.task.train:
-                batches.append(inputs)
-                if sum(count(batch) for batch in batches) >= self.options.calibration_rows:
-                    break
-        return batches
+            return [inputs for inputs, _ in first_batches(self.task.train, rows)]
 
     def settled(self, plan: Plan) -> Network:
-        """The plan applied, with batch norm, activation ranges and solved codes set from data; nothing trained."""
+        """The plan applied, and what it costs made up for in closed form, from data; nothing trained."""
         applied = apply(self.network, plan, stats_for(plan, self.network, self.task, seed=self.seed))
-        if any(decision.solver != "nearest" for decision in plan.layers):
+        if plan.thins or any(decision.solver != "nearest" for decision in plan.layers):
             return repair(applied, self.network, plan, self.calibration)
-        return settle(applied, self.calibration, structure_changed=plan.thins)
+        return settle(applied, self.calibration)
 
     def judged(self, plan: Plan) -> Judgement:
         """What the plan comes to without training."""

@@ -12,6 +12,7 @@ from trimtab.errors import NumericsError, PlanError, TaskError
 from trimtab.graph import Network
 from trimtab.plan import BranchDecision, GroupDecision, LayerDecision, Plan, Weights
 from trimtab.recover import reestimate_batchnorm
+from trimtab.recover.stepwise import bytes_a_row
 
 
 class Residual(nn.Module):
@@ -236,3 +237,8 @@ def test_one_row_at_a_time_is_enough():
     repaired = tt.repair(tt.apply(network, plan), network, plan, list(torch.randn(8, 1, 2, 6, 6)))
     with torch.no_grad():
         assert bool(repaired(torch.randn(3, 2, 6, 6)).isfinite().all())
+
+
+def test_the_memory_of_a_row_is_that_of_what_is_alive_together():
+    model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
+    assert bytes_a_row(tt.capture(model.eval(), torch.randn(4, 10))) == 4 * (20 + 20)  # the first dropped its input

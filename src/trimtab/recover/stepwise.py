@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.fx import Node
+from torch.utils import _pytree as pytree
 
 from trimtab.graph import Network
 from trimtab.quant import ActivationFakeQuantize
@@ -135,3 +136,24 @@ def _writes(node: Node) -> bool:
     """Whether an operator writes into what it reads."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
+
+
+def bytes_a_row(network: Network) -> int:
+    """The most that the values of one row take at any place of the graph, each dropped behind its last reader."""
+    order = list(network.module.graph.nodes)
+    rows = next(int(node.meta["val"].shape[0]) for node in order if node.op == "placeholder")
+    place = {node: at for at, node in enumerate(order)}
+    last = {node: max((place[user] for user in node.users), default=-1) for node in order}
+    sizes = {
+        node: sum(
+            int(v.numel()) * v.element_size() for v in pytree.tree_leaves(node.meta.get("val")) if torch.is_tensor(v)
+        )
+        for node in order
+        if node.op not in {"get_attr", "output"}
+    }
+    live = most = 0
+    for at, node in enumerate(order):
+        live += sizes.get(node, 0)
+        most = max(most, live)
+        live -= sum(sizes.get(read, 0) for read in {node, *node.all_input_nodes} if last[read] <= at)
+    return max(1, most // rows)

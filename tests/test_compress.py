@@ -155,6 +155,12 @@ def test_a_limit_on_the_drop_alone_takes_the_smallest_network_that_keeps_it(task
     model.eval()
 
 
+def test_latency_is_that_of_the_batch_and_threads_that_were_asked_for(task, tmp_path):
+    result = run(task, tmp_path / "run", Options(recover=False, batch=16, threads=2), latency="50x", size="60%")
+    assert (result.compressed.batch, result.compressed.threads) == (16, 2)
+    assert (result.baseline.batch, result.baseline.threads) == (16, 2)
+
+
 def test_several_limits_at_once(task, tmp_path):
     result = run(task, tmp_path / "run", Options(recover=False), latency="50x", macs="90%", bops="6%")
     assert result.met, result.why

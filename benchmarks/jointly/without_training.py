@@ -13,7 +13,6 @@ import trimtab as tt
 from harness import Claim
 from trimtab.measure import evaluate, macs
 from trimtab.plan import PER_CHANNEL, Fraction, GroupDecision, LayerDecision, NofM, Plan, Scheme, Sparsity, Weights
-from trimtab.prune import CRITERIA
 from trimtab.stats import collect
 from trimtab.tasks import load_task
 
@@ -22,11 +21,11 @@ PROTOCOL = """\
 Networks without training or labels: pretrained CIFAR-10 ResNets, 1024 images of train (cropped, flipped), three
 samples (seeds 0 to 2), the largest drop counts. WxAy: x bits for weights (a scale an output channel), y for what
 convolutions read; the first and the last layer have 8 bits and lose no weight. Channels: of the first convolution of
-each block, ranked by Taylor's first order (which takes labels), widths from measured output divergence under the limit
-on MACs. BatchNorm is folded; simulated on all 10 000 test images; where ONNX Runtime has the kernels (8-bit
-activations) the artifact is executed on all of them as well. Seconds: applying and solving a sample, without the test.
-The two orders: SparseGPT (of channels: closed-form repair), then GPTQ on what is left; GPTQ first, then the smallest
-codes to zero (channels: cut from the quantized network), biases corrected.
+each block, by optimal brain surgery of the second one, those first that lose least for the MACs they save. BatchNorm
+is folded; simulated on all 10 000 test images; where ONNX Runtime has the kernels (8-bit activations) the artifact is
+executed on all of them as well. Seconds: choosing channels, applying and solving a sample, without the test. The two
+orders: SparseGPT (of channels: closed-form repair), then GPTQ on what is left; GPTQ first, then the smallest codes to
+zero (channels: cut from the quantized network), biases corrected.
 """
 IMAGES, BATCH, SAMPLES, SECONDS = 1024, 128, 3, 300
 
@@ -62,13 +61,13 @@ def run(name: str, *, folder: Path, rows: int | None = None, images: int = IMAGE
     network = tt.capture(task.model, next(iter(task.train))[0])
     test = task.test if rows is None else [batch for _, batch in zip(range(rows), task.test, strict=False)]
     original = 100 * evaluate(network, test, task.metric).value
-    groups = _channels(network, task, case.macs) if case.macs else ()
     found = []
     for seed in range(SAMPLES if rows is None else 1):
         torch.manual_seed(seed)
         batches = [inputs for _, (inputs, _) in zip(range(images // BATCH), task.train, strict=False)]
         for contestant, solve in _contestants(case).items():
             start, computed = time.perf_counter(), time.process_time()
+            groups = _channels(network, batches, case.macs) if case.macs else ()
             solved = solve(network, _Decisions(network, case, groups, seed), batches)
             seconds, computed = time.perf_counter() - start, time.process_time() - computed
             accuracy = 100 * evaluate(solved, test, task.metric).value
@@ -174,18 +173,16 @@ def _contestants(case: Case) -> dict[str, Callable[[tt.Network, _Decisions, Batc
     return {JOINT: _jointly, "prune, quantize": _prune_then_quantize, "quantize, prune": _quantize_then_prune}
 
 
-def _channels(network: tt.Network, task: tt.Task, share: float) -> tuple[GroupDecision, ...]:
-    """Channels inside blocks, by Taylor's first order and measured divergence, for this share of the MACs."""
-    torch.manual_seed(0)
-    batches = [batch for _, batch in zip(range(IMAGES // BATCH), task.train, strict=False)]
+def _channels(network: tt.Network, batches: Batches, share: float) -> tuple[GroupDecision, ...]:
+    """Channels inside blocks, those first that lose least for the MACs they save."""
+    inside = {layer.name for layer in network.layers if layer.name.endswith("conv1") and "." in layer.name}
     plan = tt.prune(
         network,
         Fraction(removed=share, of="macs"),
-        granularity="channels",
-        criterion="taylor",
-        allocation="sensitivity",
-        stats=collect(network, batches, task.loss, CRITERIA.load("taylor")().needs),
-        batches=batches[:2],
+        criterion="obs",
+        allocation="global",
+        stats=collect(network, [(batch, None) for batch in batches], None, {"gram"}),
+        leave=[group.name for group in network.groups if group.name not in inside],
         target=tt.target("onnxruntime").model_copy(update={"channel_multiple": 1}),
     )
     return plan.groups

@@ -90,6 +90,8 @@ def compress_command(
     criterion: Annotated[
         str, typer.Option(help="What ranks the channels: taylor, fisher, magnitude, …; another word lists them.")
     ] = "taylor",
+    batch: Annotated[int, typer.Option(min=1, help="Rows at a time, for latency and memory.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads, for latency.")] = 1,
     confidence: Confidence = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -107,7 +109,15 @@ def compress_command(
         target=target,
         run=where,
         seed=seed,
-        options=Options(recover=recover, epochs=epochs, minutes=minutes, criterion=criterion, confidence=confidence),
+        options=Options(
+            recover=recover,
+            epochs=epochs,
+            minutes=minutes,
+            criterion=criterion,
+            batch=batch,
+            threads=threads,
+            confidence=confidence,
+        ),
         progress=stages(quiet or as_json),
         spec=task,
         settings=settings,

@@ -186,7 +186,7 @@ def _command(job: Job) -> str:
             f"--{limit.quantity}",
             f"{limit.at_most!r}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}",
         ]
-    for name in ("epochs", "minutes", "criterion", "confidence"):
+    for name in ("epochs", "minutes", "criterion", "batch", "threads", "confidence"):
         if getattr(options, name) != Options.model_fields[name].default:
             words += [f"--{name}", str(getattr(options, name))]
     words += [] if options.recover else ["--no-recover"]

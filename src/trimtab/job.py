@@ -85,7 +85,8 @@ class Job:
         self.budget: Budget = run.budget
         self.seed: int = run.header["seed"]
         self.options = Options(**run.header["options"], minutes=minutes)
-        self.target = target_of(run.header["target"])
+        runs = {"batch": self.options.batch, "threads": self.options.threads}
+        self.target = target_of(run.header["target"]).model_copy(update=runs)
 
     @classmethod
     def open(

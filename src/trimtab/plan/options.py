@@ -13,6 +13,7 @@ class Options(Record):
     `epochs` of one round of recovery; None: about 2500 steps, at most 30 epochs. After `minutes` of the whole run,
     training stops and no further round begins; the rest is finished. It is no part of a run's identity: the same run
     may be continued with more time. A run that it cuts short is the only one whose result depends on the clock.
+    Latency and memory are those of `batch` rows at a time on so many `threads`.
     With a `confidence` a limit on the drop is kept by so many of the resamples of the rows, not by the estimate alone.
     """
 
@@ -21,5 +22,7 @@ class Options(Record):
     minutes: Annotated[float, Field(gt=0)] | None = None
     rounds: Annotated[int, Field(ge=1)] = 3
     criterion: str = "taylor"
+    batch: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1)] = 1
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     calibration_rows: Annotated[int, Field(ge=1)] = 1024

@@ -96,6 +96,20 @@ def test_compress_says_when_a_budget_is_not_met(call, finished, tmp_path):
     )
 
 
+def test_one_limit_may_list_several(call, finished, tmp_path):
+    where = tmp_path / "family"
+    limits = ("--size", "60%,50%", "--drop", "0.5")
+    code, out, err = call("compress", finished[0], *limits, "--no-recover", "--run", where, "--json")
+    assert code == 0, err
+    assert [len(result["budget"]["limits"]) for result in json.loads(out)] == [2, 2]
+    assert sorted(path.name for path in where.iterdir()) == ["drop-0.5-size-0.5x", "drop-0.5-size-0.6x"]
+
+
+def test_two_limits_may_not_both_list_several(refuses, finished):
+    limits = ("--size", "6%,5%", "--macs", "9%,8%")
+    refuses("budget: size and macs both list several values", "compress", finished[0], *limits)
+
+
 def test_profile_then_search_then_recover_then_lower_then_prove(call, finished, tmp_path):
     """The stages one by one end where `compress` ends."""
     where = tmp_path / "run"

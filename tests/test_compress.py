@@ -10,7 +10,8 @@ import torch
 import tiny
 from trimtab.apply import apply
 from trimtab.compress import compress
-from trimtab.errors import ConfigError, PlanError
+from trimtab.errors import ConfigError, PlanError, RunError
+from trimtab.family import compress_family
 from trimtab.graph import capture
 from trimtab.job import Job
 from trimtab.plan import Budget, Options, Plan, Result
@@ -159,6 +160,22 @@ def test_latency_is_that_of_the_batch_and_threads_that_were_asked_for(task, tmp_
     result = run(task, tmp_path / "run", Options(recover=False, batch=16, threads=2), latency="50x", size="60%")
     assert (result.compressed.batch, result.compressed.threads) == (16, 2)
     assert (result.baseline.batch, result.baseline.threads) == (16, 2)
+
+
+def test_a_family_is_profiled_once_and_each_of_its_budgets_is_answered_as_if_alone(task, tmp_path):
+    budgets = [Budget(size="60%", drop=0.5), Budget(size="11kB", drop=0.5)]
+    with tiny.quick():
+        first, second = compress_family(task, budgets=budgets, run=tmp_path / "run", options=Options(recover=False))
+    alone = run(task, tmp_path / "alone", Options(recover=False), size="11kB", drop=0.5)
+    assert second.plan == alone.plan
+    assert second.compressed.file_bytes == alone.compressed.file_bytes <= 11000 < first.compressed.file_bytes
+    assert (tmp_path / "run" / "drop-0.5-size-11000" / "result.json").exists()
+    assert "profile" in alone.seconds
+    assert "profile" not in second.seconds
+    with pytest.raises(ConfigError, match="limit the same quantities"):
+        list(compress_family(task, budgets=[Budget(size="60%"), Budget(macs="60%")], run=tmp_path / "other"))
+    with pytest.raises(RunError, match="is a run of another network, target, seed or options"):
+        compress(task, budget=Budget(macs="60%"), run=tmp_path / "third", profiled=tmp_path / "alone")
 
 
 def test_several_limits_at_once(task, tmp_path):

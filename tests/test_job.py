@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import tiny
-import trimtab.job
+import trimtab.judge
 from trimtab.errors import CaptureError, ConfigError, MissingPackageError, NumericsError, RunError
 from trimtab.job import Job
 from trimtab.lower import TARGETS
@@ -167,18 +167,18 @@ def test_latency_is_judged_side_by_side_on_the_scale_of_the_baseline(task, tmp_p
             for name, value in next(times).items()
         }
 
-    monkeypatch.setattr(trimtab.job, "latencies", timed)
+    monkeypatch.setattr(trimtab.judge, "latencies", timed)
     budget = Budget(latency="0.3x")
     with opened(task, tmp_path / "run", budget=budget) as job:
         assert job.baseline["latency"] == 8.0
         # The machine is three times slower by now: a quarter of the float network's time is a quarter all the same.
-        costs = job._costs(job.float_artifact, job.network, None)
+        costs = job._judging.costs(job.float_artifact, job.network, None, job.baseline)
         assert costs["latency"] == pytest.approx(2.0)
         assert Judgement(costs=costs, drop=0.0).broken(budget, job.baseline) == []
 
 
 def test_memory_that_cannot_be_measured_is_not_kept(task, tmp_path, monkeypatch):
-    monkeypatch.setattr(trimtab.job, "artifact_peak", lambda *_, **__: None)
+    monkeypatch.setattr(trimtab.judge, "artifact_peak", lambda *_, **__: None)
     budget = Budget(memory="2x", drop=0.5)
     with opened(task, tmp_path / "run", budget=budget) as job:
         judged = job.judged(widest_plan(_unmeasured_profile(job)))

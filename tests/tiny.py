@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import trimtab.conclude
 import trimtab.job
+import trimtab.judge
 from trimtab.compress import compress
 from trimtab.plan import Budget, Options, Result
 from trimtab.tasks import load_task
@@ -83,9 +84,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 QUICK = f"""
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without one
-import trimtab.conclude, trimtab.job
+import trimtab.conclude, trimtab.job, trimtab.judge
 from trimtab.cli import main
-trimtab.job.LADDER, trimtab.job._LATENCY_SECONDS, trimtab.conclude._LATENCY_SECONDS = {LADDER}, {SECONDS}, {SECONDS}
+trimtab.job.LADDER, trimtab.judge._LATENCY_SECONDS, trimtab.conclude._LATENCY_SECONDS = {LADDER}, {SECONDS}, {SECONDS}
 main()
 """
 
@@ -95,7 +96,7 @@ def quick() -> Iterator[None]:
     """A short ladder and short timings in this process, as `started` has them in others."""
     with (
         patch.object(trimtab.job, "LADDER", LADDER),
-        patch.object(trimtab.job, "_LATENCY_SECONDS", SECONDS),
+        patch.object(trimtab.judge, "_LATENCY_SECONDS", SECONDS),
         patch.object(trimtab.conclude, "_LATENCY_SECONDS", SECONDS),
     ):
         yield

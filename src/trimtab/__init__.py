@@ -4,6 +4,7 @@ from trimtab.apply import apply as apply
 from trimtab.apply import verify as verify
 from trimtab.compress import compress as compress
 from trimtab.errors import TrimtabError as TrimtabError
+from trimtab.family import compress_family as compress_family
 from trimtab.graph import Network as Network
 from trimtab.graph import capture as capture
 from trimtab.graph import load as load

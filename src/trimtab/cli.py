@@ -11,13 +11,22 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from trimtab.commands.compress import compress_command
 from trimtab.commands.prune import prune_command
 from trimtab.commands.quantize import quantize_command
 from trimtab.commands.shared import (
+    NOT_MET,
+    Bops,
+    Drop,
     Json,
+    Latency,
+    Macs,
+    Memory,
     Quiet,
+    RunOption,
     Seed,
     Set,
+    Size,
     TargetOption,
     TaskArgument,
     begun,
@@ -30,7 +39,7 @@ from trimtab.commands.shared import (
 )
 from trimtab.errors import RunError, TrimtabError
 
-NOT_MET, WRONG_USAGE, INTERRUPTED = 3, 2, 130
+WRONG_USAGE, INTERRUPTED = 2, 130
 
 app = typer.Typer(
     name="trimtab",
@@ -41,19 +50,7 @@ app = typer.Typer(
 )
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
-Drop = Annotated[str | None, typer.Option(help="Most that the metric may lose, in its own unit: 0.01.")]
-Size = Annotated[str | None, typer.Option(help="Largest file: 10% of the float file, or 64kB.")]
-Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of the float network's, or 2ms.")]
-Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
-Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
-Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
-Confidence = Annotated[
-    float | None, typer.Option(help="Keep the drop for so many of the resampled test sets (0.95), not just on average.")
-]
 OtherTarget = Annotated[str | None, typer.Option("--target", help="Another runtime than the run's own.")]
-RunOption = Annotated[
-    Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
-]
 
 
 def main() -> None:
@@ -71,65 +68,7 @@ def main() -> None:
         raise
 
 
-@app.command("compress")
-def compress_command(
-    task: TaskArgument,
-    drop: Drop = None,
-    size: Size = None,
-    latency: Latency = None,
-    macs: Macs = None,
-    bops: Bops = None,
-    memory: Memory = None,
-    target: TargetOption = "onnxruntime",
-    run: RunOption = None,
-    seed: Seed = 0,
-    setting: Set = None,
-    recover: Annotated[bool, typer.Option(help="Train after compressing.")] = True,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of one round of recovery.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so much time and keep the best.")] = None,
-    criterion: Annotated[
-        str, typer.Option(help="What ranks the channels: taylor, fisher, magnitude, …; another word lists them.")
-    ] = "taylor",
-    batch: Annotated[int, typer.Option(min=1, help="Rows at a time, for latency and memory.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads, for latency.")] = 1,
-    confidence: Confidence = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Compress a network to a budget: all stages, the proof, and the report."""
-    from trimtab.compress import compress
-    from trimtab.plan import Budget, Options
-    from trimtab.report import before_after, stages, why_lines
-
-    budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
-    loaded, settings, where = begun(task, setting, run)
-    result = compress(
-        loaded,
-        budget=budget,
-        target=target,
-        run=where,
-        seed=seed,
-        options=Options(
-            recover=recover,
-            epochs=epochs,
-            minutes=minutes,
-            criterion=criterion,
-            batch=batch,
-            threads=threads,
-            confidence=confidence,
-        ),
-        progress=stages(quiet or as_json),
-        spec=task,
-        settings=settings,
-    )
-    if as_json:
-        print(result.to_json(), end="")
-    elif not quiet:
-        Console().print(before_after(result))
-        if result.hotspots is not None:
-            Console().print(why_lines(result.hotspots))
-        typer.echo(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}")
-    raise typer.Exit(0 if result.met else NOT_MET)
+app.command("compress")(compress_command)
 
 
 @app.command("inspect")

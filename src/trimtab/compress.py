@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trimtab.conclude import conclude
-from trimtab.job import Job
+from trimtab.job import PROFILE, SHARED, Job
 from trimtab.plan import Budget, Options, Result
 from trimtab.report import Stages
 from trimtab.search import Attempt, Proposal, best_of, nearest_rung, propose
@@ -22,11 +22,13 @@ def compress(
     progress: Stages | None = None,
     spec: str = "",
     settings: Mapping[str, str] | None = None,
+    profiled: str | Path | None = None,
 ) -> Result:
     """Make the task's network keep `budget` on `target`, and prove it; or say what cannot be kept, with the frontier.
 
     Everything is kept in the folder `run` (default `runs/<task>`): a call that was interrupted continues there.
-    Choices are made on the validation split; the test split is used once, for the result.
+    Choices are made on the validation split; the test split is used once, for the result. What a run in the folder
+    `profiled` has found out for another budget over the same quantities is not found out again.
     Raises: TrimtabError of one line for anything that the caller can mend.
     """
     where = run or Path("runs") / task.name
@@ -41,6 +43,8 @@ def compress(
         settings=settings,
         progress=progress or Stages(quiet=True),
     ) as job:
+        if profiled is not None:
+            job.run.adopt(profiled, SHARED, [PROFILE])
         if job.within_budget():  # the network as it is
             return conclude(job, [], [job.untouched()], 0)
         rungs = job.ladder()  # capture, profile, and plans of falling size as they are before training

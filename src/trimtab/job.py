@@ -19,19 +19,10 @@ from safetensors.torch import save as save_tensors
 from trimtab.apply import apply
 from trimtab.errors import ConfigError, RunError
 from trimtab.graph import Network, capture
+from trimtab.judge import Judge
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
-from trimtab.measure import (
-    Evaluation,
-    artifact_peak,
-    bootstrap_drop,
-    bops,
-    drop_of,
-    evaluate,
-    first_rows,
-    latencies,
-    macs,
-)
+from trimtab.measure import first_rows
 from trimtab.plan import Budget, Options, Plan, Proof
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
@@ -65,8 +56,10 @@ from trimtab.tasks.rows import batches_in
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
 
-ARTIFACT, FLOAT_ARTIFACT, CANDIDATE = "model", "float", "candidate"
-_LATENCY_SECONDS = 1.0
+SHARED = ("baseline", "orders", "latency table", "loss/", "judged ", "profiled")
+"""What a run remembers that holds whatever its limits are."""
+
+ARTIFACT, FLOAT_ARTIFACT, CANDIDATE, PROFILE = "model", "float", "candidate", "profile.json"
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
 """Where nothing is gone, batch norm's statistics are right from the start: batches would only add noise."""
 _CALIBRATION_BYTES = 2**31
@@ -201,16 +194,19 @@ class Job:
     def baseline(self) -> dict[str, float]:
         """The float network's size, MACs, BOPs, latency, and `metric` on the validation split."""
 
-        def compute() -> dict[str, float]:
-            return {**self._costs(self.float_artifact, self.network, None), "metric": self._evaluated.value}
-
         with self.stage("baseline"):
-            return dict(self.run.remember("baseline", compute))
+            return dict(self.run.remember("baseline", lambda: self._judging.baseline(self.network)))
 
     @cached_property
-    def _evaluated(self) -> Evaluation:
-        """The float network on the validation split."""
-        return evaluate(self.float_artifact, self.task.val, self.task.metric)
+    def _judging(self) -> Judge:
+        return Judge(
+            self.task,
+            self.target,
+            budget=self.budget,
+            options=self.options,
+            seed=self.seed,
+            original=self.float_artifact,
+        )
 
     def within_budget(self) -> bool:
         """Whether the float network keeps every limit already. A limit on the drop alone asks for the smallest."""
@@ -229,7 +225,7 @@ class Job:
     @cached_property
     def profile(self) -> Profile:
         """What every option costs; kept in `profile.json`."""
-        name = "profile.json"
+        name = PROFILE
         if "profiled" not in self.run:
             network, baseline = self.network, self.baseline
             with self.run.stage("profile"):
@@ -364,34 +360,7 @@ class Job:
 
     def _judge(self, network: Network, plan: Plan) -> Judgement:
         artifact = lower(network, self.target, self.file(CANDIDATE))
-        found = evaluate(artifact, self.task.val, self.task.metric)
-        drop = drop_of(self.baseline["metric"], found.value, self.task.metric)
-        if self.options.confidence is not None:
-            judged = bootstrap_drop(
-                self._evaluated, found, self.task.metric, seed=self.seed, confidence=self.options.confidence
-            )
-            drop = judged.limited
-        return Judgement(costs=self._costs(artifact, network, plan), drop=drop)
-
-    def _costs(self, artifact: Artifact, network: Network, plan: Plan | None) -> dict[str, float]:
-        """By the names of the budget's quantities; what takes long to measure only when it is limited."""
-        costs = {"size": float(artifact.file_bytes), "macs": float(macs(network)), "bops": float(bops(network, plan))}
-        threads, batch = self.target.threads, self.target.batch
-        if self.budget.limit("latency") is not None:
-            costs["latency"] = self._milliseconds(artifact)
-        if self.budget.limit("memory") is not None:
-            peak = artifact_peak(artifact, batch=batch, threads=threads)
-            costs |= {} if peak is None else {"memory": float(peak)}
-        return costs
-
-    def _milliseconds(self, artifact: Artifact) -> float:
-        """Latency beside the float network's, in turn, on the baseline's scale: machines drift between two looks."""
-        inputs = first_rows(self.task.val, self.target.batch)
-        both = {"it": artifact, "float": self.float_artifact}
-        timed = latencies(both, inputs, threads=self.target.threads, seconds=_LATENCY_SECONDS)
-        if "baseline" not in self.run:
-            return timed["it"].median_ms
-        return timed["it"].median_ms / timed["float"].median_ms * self.baseline["latency"]
+        return self._judging.judgement(artifact, network, plan, self.baseline)
 
     def _deadline(self) -> float | None:
         if self.options.minutes is None:

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -142,6 +142,31 @@ class Run:
     def remembered(self, prefix: str) -> list[tuple[str, Any]]:
         """Keys that begin with `prefix` and their values, in the order in which they were computed."""
         return [(key, value) for key, value in self._memory.items() if key.startswith(prefix)]
+
+    def adopt(self, path: str | Path, prefixes: Iterable[str], files: Iterable[str]) -> None:
+        """Take over from the run in `path` what it has computed for keys with these prefixes, and its `files`.
+
+        What this run has already stays. Raises: RunError when the other is of another network, target, seed
+        or options, or with limits on other quantities.
+        """
+        with Run.load(path) as other:
+            if self._kind != other._kind:
+                raise RunError(
+                    f"{path}: is a run of another network, target, seed or options, or its budget limits other "
+                    "quantities; profile anew, without it"
+                )
+            for name in files:
+                if other.file(name).exists() and not self.file(name).exists():
+                    self.write(name, other.read(name))
+            for key, value in (pair for prefix in prefixes for pair in other.remembered(prefix)):
+                if key not in self:
+                    self.record({"event": "value", "key": key, "value": value})
+
+    @property
+    def _kind(self) -> list[Any]:
+        """What decides all that a run finds out, besides how tight its limits are."""
+        quantities = sorted(limit.quantity for limit in self.budget.limits)
+        return [*(self.header[what] for what in ("target", "seed", "options")), quantities, self.remembered("network")]
 
     def __contains__(self, key: object) -> bool:
         """Whether `remember` has a value for this key."""

@@ -9,7 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import ConfigError, TrimtabError
+from trimtab.plan import Budget
+
+NOT_MET = 3
+"""The exit code of a budget that is not met."""
 
 TaskArgument = Annotated[
     str, typer.Argument(metavar="TASK", help="A built-in task (digits), or path/to/file.py[:function].")
@@ -19,6 +23,16 @@ TargetOption = Annotated[str, typer.Option("--target", help="The runtime that th
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+Drop = Annotated[str | None, typer.Option(help="Most that the metric may lose, in its own unit: 0.01.")]
+Size = Annotated[str | None, typer.Option(help="Largest file: 10% of the float file, or 64kB.")]
+Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of the float network's, or 2ms.")]
+Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
+Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
+Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
+RunOption = Annotated[
+    Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
+]
 
 
 def task_of(spec: str, setting: Sequence[str] | None) -> Any:
@@ -68,6 +82,17 @@ def parameters(network: Any) -> int:
 
 def percent(fraction: float) -> str:
     return f"{fraction:.2%}"
+
+
+def budgets_of(**limits: str | None) -> list[Budget]:
+    """One budget, or several where one of the limits lists several values: `50%,20%`. Raises: ConfigError."""
+    several = [name for name, text in limits.items() if text and "," in text]
+    if len(several) > 1:
+        raise ConfigError(f"budget: {several[0]} and {several[1]} both list several values; give one a single value")
+    if not several:
+        return [Budget(**limits)]  # type: ignore[arg-type]
+    name = several[0]
+    return [Budget(**{**limits, name: part}) for part in str(limits[name]).split(",")]  # type: ignore[arg-type]
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

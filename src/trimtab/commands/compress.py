@@ -1,0 +1,97 @@
+"""`trimtab compress`: all stages, for one budget or several."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from trimtab.commands.shared import (
+    NOT_MET,
+    Bops,
+    Drop,
+    Json,
+    Latency,
+    Macs,
+    Memory,
+    Quiet,
+    RunOption,
+    Seed,
+    Set,
+    Size,
+    TargetOption,
+    TaskArgument,
+    begun,
+    budgets_of,
+)
+
+Criterion = Annotated[
+    str, typer.Option(help="What ranks the channels: taylor, obs, magnitude, …; another word lists them.")
+]
+Confidence = Annotated[
+    float | None, typer.Option(help="Keep the drop for so many of the resampled test sets (0.95), not just on average.")
+]
+
+
+def compress_command(
+    task: TaskArgument,
+    drop: Drop = None,
+    size: Size = None,
+    latency: Latency = None,
+    macs: Macs = None,
+    bops: Bops = None,
+    memory: Memory = None,
+    target: TargetOption = "onnxruntime",
+    run: RunOption = None,
+    seed: Seed = 0,
+    setting: Set = None,
+    recover: Annotated[bool, typer.Option(help="Train after compressing.")] = True,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of one round of recovery.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so much time and keep the best.")] = None,
+    criterion: Criterion = "taylor",
+    batch: Annotated[int, typer.Option(min=1, help="Rows at a time, for latency and memory.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads, for latency.")] = 1,
+    confidence: Confidence = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Compress a network to a budget: all stages, the proof, and the report. A limit may list several: 50%,20%."""
+    from trimtab.compress import compress
+    from trimtab.family import compress_family
+    from trimtab.plan import Options
+    from trimtab.report import stages
+
+    budgets = budgets_of(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
+    loaded, settings, where = begun(task, setting, run)
+    options = Options(
+        recover=recover,
+        epochs=epochs,
+        minutes=minutes,
+        criterion=criterion,
+        batch=batch,
+        threads=threads,
+        confidence=confidence,
+    )
+    same: dict[str, Any] = {"run": where, "target": target, "seed": seed, "options": options, "spec": task}
+    same |= {"progress": stages(quiet or as_json), "settings": settings}
+    results = []
+    family = compress_family(loaded, budgets=budgets, **same) if len(budgets) > 1 else None
+    for result in family or (compress(loaded, budget=budgets[0], **same),):
+        results.append(result)
+        if not (quiet or as_json):
+            _show(result)
+    if as_json:
+        written = [result.to_json() for result in results]
+        print(f"[{','.join(written)}]" if len(budgets) > 1 else written[0], end="")
+    raise typer.Exit(0 if all(result.met for result in results) else NOT_MET)
+
+
+def _show(result: Any) -> None:
+    """Before and after, why it is not faster, and where everything is."""
+    from trimtab.report import before_after, why_lines
+
+    Console().print(before_after(result))
+    if result.hotspots is not None:
+        Console().print(why_lines(result.hotspots))
+    where = Path(result.artifact).parent
+    typer.echo(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}")

@@ -1,0 +1,73 @@
+"""What an artifact comes to where choices are made: its costs on the target, its drop on the validation split."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from trimtab.graph import Network
+from trimtab.lower import Artifact
+from trimtab.measure import (
+    Evaluation,
+    artifact_peak,
+    bootstrap_drop,
+    bops,
+    drop_of,
+    evaluate,
+    first_rows,
+    latencies,
+    macs,
+)
+from trimtab.plan import Budget, Options, Plan, Target
+from trimtab.search import Judgement
+from trimtab.tasks import Task
+
+_LATENCY_SECONDS = 1.0
+
+
+class Judge:
+    """Judges artifacts of one task beside `original`, the artifact of its float network."""
+
+    def __init__(
+        self, task: Task, target: Target, *, budget: Budget, options: Options, seed: int, original: Artifact
+    ) -> None:
+        self.task, self.target = task, target
+        self.budget, self.options, self.seed = budget, options, seed
+        self.original = original
+
+    def baseline(self, network: Network) -> dict[str, float]:
+        """Costs of the original, and `metric`, its value on the validation split."""
+        return {**self.costs(self.original, network, None, None), "metric": self._before.value}
+
+    def judgement(self, artifact: Artifact, network: Network, plan: Plan, baseline: Mapping[str, float]) -> Judgement:
+        """Costs and drop beside `baseline`. With a confidence the drop is its bound."""
+        after = evaluate(artifact, self.task.val, self.task.metric)
+        drop = drop_of(baseline["metric"], after.value, self.task.metric)
+        confidence = self.options.confidence
+        if confidence is not None:
+            drop = bootstrap_drop(self._before, after, self.task.metric, seed=self.seed, confidence=confidence).limited
+        return Judgement(costs=self.costs(artifact, network, plan, baseline), drop=drop)
+
+    def costs(
+        self, artifact: Artifact, network: Network, plan: Plan | None, baseline: Mapping[str, float] | None
+    ) -> dict[str, float]:
+        """By the names of the budget's quantities; what takes long to measure only when it is limited."""
+        costs = {"size": float(artifact.file_bytes), "macs": float(macs(network)), "bops": float(bops(network, plan))}
+        if self.budget.limit("latency") is not None:
+            costs["latency"] = self._milliseconds(artifact, baseline)
+        if self.budget.limit("memory") is not None:
+            peak = artifact_peak(artifact, batch=self.target.batch, threads=self.target.threads)
+            costs |= {} if peak is None else {"memory": float(peak)}
+        return costs
+
+    @cached_property
+    def _before(self) -> Evaluation:
+        """The original on the validation split."""
+        return evaluate(self.original, self.task.val, self.task.metric)
+
+    def _milliseconds(self, artifact: Artifact, baseline: Mapping[str, float] | None) -> float:
+        """Latency beside the original's, in turn, on the baseline's scale: machines drift between two looks."""
+        inputs = first_rows(self.task.val, self.target.batch)
+        both = {"it": artifact, "float": self.original}
+        timed = latencies(both, inputs, threads=self.target.threads, seconds=_LATENCY_SECONDS)
+        if baseline is None:
+            return timed["it"].median_ms
+        return timed["it"].median_ms / timed["float"].median_ms * baseline["latency"]

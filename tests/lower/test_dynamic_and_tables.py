@@ -1,5 +1,6 @@
 """Ranges found at run time, recurrent layers and embeddings in int8: what the simulation says, the runtime computes."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,9 @@ def test_recurrent_layers(kind: str, options: dict[str, Any], kernels: dict[str,
         torch.testing.assert_close(artifact(batch), simulation(batch), rtol=1e-4, atol=1e-3)
         with torch.no_grad():
             assert float((artifact(batch) - model(batch)).abs().max()) < 0.05
-    assert OnnxRuntime().kernels(artifact).integer == kernels
+    found = OnnxRuntime().kernels(artifact)
+    assert found.integer == kernels
+    assert all(re.match(r"(\w+) \(.*test_dynamic_and_tables.py:\d+ in forward\)", line) for line in found.fallbacks)
     whole = lower_float(capture(model.eval(), words(4)), RUNTIME, tmp_path / "float.onnx")
     assert artifact.file_bytes < 0.55 * whole.file_bytes
 
@@ -127,6 +130,7 @@ def test_a_recommender(bits: int, tmp_path: Path) -> None:
     kernels = OnnxRuntime().kernels(artifact)
     assert kernels.integer == {"DynamicQuantizeMatMul": 2}
     assert set(kernels.floating) <= {"Add", "Mul", "Relu"}
+    assert sum(line.startswith("embedding") for line in kernels.fallbacks) == kernels.floating["Mul"]
 
 
 def test_a_recurrent_matrix_needs_a_dynamic_range() -> None:

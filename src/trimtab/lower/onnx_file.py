@@ -50,7 +50,8 @@ def write_integer(folded: GraphModule, example: Inputs, path: Path) -> dict[str,
     renamed = shorten(model)
     renamed |= {str(out.name): str(out.name) for out in model.graph.outputs}
     _write(model, path)
-    return {short: names[old] for short, old in renamed.items() if old in names}
+    owners = {short: names.get(old) or names.get(old.rpartition(".")[0]) for short, old in renamed.items()}
+    return {short: owner for short, owner in owners.items() if owner}
 
 
 def write_float(module: nn.Module, example: Inputs, path: Path) -> None:
@@ -73,7 +74,7 @@ def _origins(graph: ir.Graph, folded: GraphModule) -> dict[str, str]:
         names = {out.name or "": read[0] if read else _place(node) for out in node.outputs}
         if node.op_type in _WEIGHT_READERS:
             constants.update(names if read else {})
-        elif node.op_type not in MOVES:
+        elif node.op_type not in MOVES or node.op_type == "Gather":  # a table's rows are multiplied with scales
             found.update(names)
     return constants | found
 

@@ -114,26 +114,27 @@ class OnnxRuntime:
         fallbacks = []
         origins = _inherited(graph, artifact.origins)
         codes: set[str] = set()
-        for node in _every_node(graph):
+        for node, loop in _every_node(graph):
             moves = node.op_type in MOVES or (node.op_type == "Clip" and node.input[0] in codes)
             if node.op_type.startswith(INTEGER_PREFIXES):
                 integer[node.op_type] += 1
             elif not moves:
                 floating[node.op_type] += 1
-                where = next((origins[name] for name in _naming(node, graph) if name in origins), node.op_type)
+                names = [*_naming(node, graph), *(loop.output if loop is not None else ())]
+                where = next((origins[name] for name in names if name in origins), node.op_type)
                 fallbacks.append(f"{where}: {node.op_type} runs in float")
             if _gives_codes(node, codes, moves):
                 codes.update(node.output)
         return Kernels(integer=dict(integer), floating=dict(floating), fallbacks=tuple(fallbacks))
 
 
-def _every_node(graph: Any) -> Iterator[Any]:
-    """Nodes in order, those of loops too."""
+def _every_node(graph: Any, loop: Any = None) -> Iterator[tuple[Any, Any]]:
+    """Nodes in order, each with the loop that it is in, if it is in one."""
     for node in graph.node:
-        yield node
+        yield node, loop
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _every_node(attribute.g)
+                yield from _every_node(attribute.g, node)
 
 
 def _gives_codes(node: Any, codes: set[str], moves: bool) -> bool:

@@ -131,7 +131,10 @@ def _product(x: Any, matrix: ir.Value, scale: ir.Value, bias: ir.Value) -> list[
 
 
 def _take_over(graph: ir.Graph, old: ir.Node, results: list[ir.Value], added: list[ir.Node]) -> None:
+    """Put `added` where `old` was; its results take over the names, all others are called after the first of them."""
     graph.insert_before(old, added)
+    for number, value in enumerate(out for node in added for out in node.outputs):
+        value.name = f"{old.outputs[0].name}.{number}"
     for out, result in zip(old.outputs, results, strict=False):
         result.name, result.type, result.shape = out.name, out.type, out.shape
         ir.convenience.replace_all_uses_with(out, result, replace_graph_outputs=True)

@@ -1,13 +1,18 @@
 """What is concluded: the rows of the report, and that a proof which disagrees is a reason."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
+import trimtab.conclude
 from trimtab.apply import apply
 from trimtab.conclude import disagreement, layer_rows
 from trimtab.graph import capture
-from trimtab.plan import BranchDecision, GroupDecision, Plan, Proof
+from trimtab.lower import target
+from trimtab.measure import Timing
+from trimtab.plan import BranchDecision, Budget, GroupDecision, Plan, Proof
 
 
 class Residual(nn.Sequential):
@@ -63,3 +68,27 @@ def test_an_artifact_that_predicts_otherwise_than_simulated_is_no_answer(
     reasons = disagreement(proof(agreement, rows))
     assert (not reasons) == agrees
     assert agrees or f"{100 * agreement:.1f} % of {rows} predictions on ONNX Runtime agree, 98 % must" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("limited", "steady_after", "looks"), [(True, 1, 1), (True, 3, 3), (True, 9, 3), (False, 9, 1)]
+)
+def test_noisy_timings_are_repeated_where_latency_is_limited_and_then_said(
+    limited: bool, steady_after: int, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    def timed(both: object, inputs: object, *, threads: int, seconds: float) -> dict[str, Timing]:
+        waited.append(seconds)
+        half = 0.02 if len(waited) >= steady_after else 0.2
+        return {"after": Timing(median_ms=1.0, q25_ms=1 - half, q75_ms=1 + half, min_ms=0.5, runs=20)}
+
+    monkeypatch.setattr(trimtab.conclude, "latencies", timed)
+    budget = Budget(latency="1ms") if limited else Budget(size="1kB")
+    job = SimpleNamespace(budget=budget, target=target("onnxruntime"), notes=[])
+    trimtab.conclude._timed(job, {}, None)
+    assert len(waited) == looks
+    assert waited == sorted(waited)
+    said = limited and steady_after > looks
+    assert bool(job.notes) == said
+    assert not said or "the quartiles of 20 runs lie 40 % apart (steady: at most 10 %)" in job.notes[0]

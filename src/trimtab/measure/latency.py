@@ -22,6 +22,11 @@ class Timing:
     runs: int
 
     @property
+    def noise(self) -> float:
+        """How far the quartiles lie apart, as a share of the median."""
+        return (self.q75_ms - self.q25_ms) / self.median_ms
+
+    @property
     def spread(self) -> Spread:
         """The quartiles, as a Measurement keeps them."""
         return Spread(q25_ms=self.q25_ms, q75_ms=self.q75_ms, runs=self.runs)

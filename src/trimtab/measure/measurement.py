@@ -58,8 +58,10 @@ def latency(thing: Any, inputs: Inputs, *, threads: int, seconds: float) -> Timi
     return latencies({"it": thing}, inputs, threads=threads, seconds=seconds)["it"]
 
 
-def latencies(things: Mapping[str, Any], inputs: Inputs, *, threads: int, seconds: float) -> dict[str, Timing]:
-    """Time several networks or artifacts in turn, in `seconds` altogether, each with so many threads."""
+def latencies(
+    things: Mapping[str, Any], inputs: Inputs, *, threads: int, seconds: float, min_runs: int = 20
+) -> dict[str, Timing]:
+    """Time several networks or artifacts in turn, in `seconds` altogether or `min_runs` each, on so many threads."""
     limited = {name: _with_threads(thing, threads) for name, thing in things.items()}
     runs = {name: partial(call, thing, inputs) for name, thing in limited.items()}
     with ExitStack() as stack:
@@ -67,7 +69,7 @@ def latencies(things: Mapping[str, Any], inputs: Inputs, *, threads: int, second
         stack.enter_context(limit_threads(threads))
         for thing in limited.values():
             stack.enter_context(evaluating(thing))
-        return alternate(runs, seconds=seconds)
+        return alternate(runs, seconds=seconds, min_runs=min_runs)
 
 
 def artifact_peak(artifact: Any, *, batch: int, threads: int) -> int | None:

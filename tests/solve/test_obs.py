@@ -5,13 +5,14 @@ from itertools import product
 
 import pytest
 import torch
+from codes import error, problem, to_integers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import ConfigError
 from trimtab.plan import Kernels, NofM, Tiles, Weights
 from trimtab.prune.granularity import keep, pieces
-from trimtab.solve import mean_squared_error, on_survivors, pieces_of, removals, sparsegpt, surgery, swap
+from trimtab.solve import on_survivors, pieces_of, removals, sparsegpt, surgery, swap
 
 SPARSITIES = {
     "weights": Weights(fraction=0.4),
@@ -23,22 +24,6 @@ SPARSITIES = {
 }
 
 
-def problem(seed, groups=1, n=8, m=4):
-    torch.manual_seed(seed)
-    root = torch.randn(groups, 3 * n, n, dtype=torch.float64) + torch.randn(groups, 3 * n, 1, dtype=torch.float64)
-    weight = torch.randn(groups, m, n, dtype=torch.float64)
-    gram = root.mT @ root / (3 * n)
-    return weight, gram, weight @ gram
-
-
-def to_integers(values, columns):
-    return values.round().clamp(-2, 2)
-
-
-def error(gram, cross, weight):
-    return mean_squared_error(gram, cross, weight).sum().item()
-
-
 @pytest.mark.parametrize(
     ("size", "rows", "quota"),
     [(1, 1, None), (2, 1, None), (2, 2, None), (1, 1, (2, 4)), (1, 1, (1, 2)), (2, 1, (1, 2))],
@@ -46,11 +31,11 @@ def error(gram, cross, weight):
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=5, deadline=None)
 def test_every_block_that_leaves_is_the_one_that_brute_force_takes(size, rows, quota, seed):
-    weight, gram, cross = problem(seed, groups=2)
+    weight, gram, cross = problem(seed, groups=2, n=8, m=4)
     order, rise = removals(weight.unflatten(1, (-1, rows)), gram, size, quota)
     for group, band in product(range(2), range(4 // rows)):
         here = slice(group, group + 1), slice(band * rows, (band + 1) * rows)
-        alive, now = set(range(8 // size)), error(gram[here[0]], cross[here], weight[here])
+        alive, now = set(range(8 // size)), error(weight[here], gram[here[0]], cross[here])
         for chosen, rises in zip(order[group, band].tolist(), rise[group, band].tolist(), strict=True):
             after = {}
             for block in alive:
@@ -60,7 +45,7 @@ def test_every_block_that_leaves_is_the_one_that_brute_force_takes(size, rows, q
                 shares = [other for other in alive if quota and other // quota[1] == block // quota[1]]
                 if not quota or len(shares) > quota[0]:
                     solved = on_survivors(gram[here[0]], cross[here], kept)
-                    after[block] = error(gram[here[0]], cross[here], solved)
+                    after[block] = error(solved, gram[here[0]], cross[here])
             assert after[chosen] == pytest.approx(min(after.values()), abs=1e-9)
             assert rises == pytest.approx(after[chosen] - now, abs=1e-9)
             now = after[chosen]
@@ -111,7 +96,7 @@ def test_tiles_across_groups_are_refused():
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
 def test_swaps_never_rise_and_end_where_no_single_one_helps(of, seed):
-    weight, gram, cross = problem(seed, groups=2)
+    weight, gram, cross = problem(seed, groups=2, n=8, m=4)
     kept = torch.zeros_like(weight, dtype=torch.bool)
     kept[:, :, [0, 2, 5, 7]] = True
     start = to_integers(weight, None) * kept
@@ -121,14 +106,14 @@ def test_swaps_never_rise_and_end_where_no_single_one_helps(of, seed):
     assert (stays.sum(-1) == 4).all()
     if of:
         assert (stays.view(2, 4, 2, 4).sum(-1) == 2).all()
-    least = error(gram, cross, found)
-    assert least <= error(gram, cross, start) + 1e-12
+    least = error(found, gram, cross)
+    assert least <= error(start, gram, cross) + 1e-12
     for group, row in product(range(2), range(4)):
         for goes, comes in product(stays[group, row].nonzero().flatten(), (~stays[group, row]).nonzero().flatten()):
             for code in range(-2, 3) if not of or goes // 4 == comes // 4 else ():
                 other = found.clone()
                 other[group, row, goes], other[group, row, comes] = 0, code
-                assert error(gram, cross, other) >= least - 1e-6
+                assert error(other, gram, cross) >= least - 1e-6
 
 
 @pytest.mark.parametrize("quota", [None, (2, 4)])

@@ -5,26 +5,11 @@ from itertools import product
 
 import pytest
 import torch
+from codes import error, problem, to_integers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.solve import adaround, best_scale, best_scales, descend, gptq, mean_squared_error
-
-
-def problem(seed, groups=1, n=4, m=2):
-    torch.manual_seed(seed)
-    root = torch.randn(groups, 3 * n, n, dtype=torch.float64) + torch.randn(groups, 3 * n, 1, dtype=torch.float64)
-    weight = torch.randn(groups, m, n, dtype=torch.float64)
-    gram = root.mT @ root / (3 * n)
-    return weight, gram, weight @ gram
-
-
-def to_integers(values, columns):
-    return values.round().clamp(-2, 2)
-
-
-def error(weight, gram, cross):
-    return mean_squared_error(gram, cross, weight).sum().item()
+from trimtab.solve import adaround, best_scale, best_scales, descend, gptq
 
 
 def least(gram, cross):

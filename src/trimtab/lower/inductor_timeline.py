@@ -10,7 +10,7 @@ from torch.autograd.profiler_legacy import profile
 
 from trimtab.lower.inductor_file import Facts
 from trimtab.measure import alternate
-from trimtab.plan import Kind, OperatorTime, Timeline
+from trimtab.plan import Kind, Timeline
 
 _EXTERN, _WRITTEN = "aoti_torch_", "cpp_fused_"
 _INTEGER = ("qconv", "qlinear")
@@ -67,10 +67,4 @@ def timeline(run: Callable[[], object], facts: Facts, seconds: float) -> Timelin
         key = calls[0].operator, calls[0].kind, calls[0].layer
         sums.setdefault(key, []).append(statistics.median(call.milliseconds for call in calls))
     whole = alternate({"it": run}, seconds=seconds / 2, min_runs=_FEWEST)["it"].median_ms
-    return Timeline(
-        total_ms=whole,
-        operators=tuple(
-            OperatorTime(operator=operator, kind=kind, layer=layer, calls=len(of), milliseconds=sum(of))
-            for (operator, kind, layer), of in sums.items()
-        ),
-    )
+    return Timeline.of_calls(whole, sums)

@@ -8,7 +8,7 @@ from typing import Any
 import openvino
 
 from trimtab.measure import alternate
-from trimtab.plan import Kind, OperatorTime, Timeline
+from trimtab.plan import Kind, Timeline
 
 _CODES = {"u8", "i8", "u4", "i4"}
 _CONVERSIONS = {"Convert", "FakeQuantize", "Reorder"}
@@ -46,13 +46,7 @@ def timeline(
             key = said["layerType"], kind, places.get(name, "").removeprefix("before ")
             sums.setdefault(key, []).append(statistics.median(spent[name]))
     whole = alternate({"it": run}, seconds=seconds / 2, min_runs=_FEWEST)["it"].median_ms
-    return Timeline(
-        total_ms=whole,
-        operators=tuple(
-            OperatorTime(operator=operator, kind=kind, layer=layer, calls=len(of), milliseconds=sum(of))
-            for (operator, kind, layer), of in sums.items()
-        ),
-    )
+    return Timeline.of_calls(whole, sums)
 
 
 def _kind(layer_type: str, precision: str, moves: set[str]) -> Kind:

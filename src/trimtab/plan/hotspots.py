@@ -1,6 +1,7 @@
 """Where the time of a run goes, operator by operator, and what could be done about it."""
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
 
 from trimtab.plan.record import Record
 
@@ -26,6 +27,17 @@ class Timeline(Record):
 
     total_ms: float
     operators: tuple[OperatorTime, ...]
+
+    @classmethod
+    def of_calls(cls, total_ms: float, calls: Mapping[tuple[str, Kind, str], Sequence[float]]) -> Self:
+        """From the milliseconds of every call, by operator, kind and layer."""
+        return cls(
+            total_ms=total_ms,
+            operators=tuple(
+                OperatorTime(operator=operator, kind=kind, layer=layer, calls=len(of), milliseconds=sum(of))
+                for (operator, kind, layer), of in calls.items()
+            ),
+        )
 
 
 class Cpu(Record):

@@ -77,7 +77,10 @@ def sweep(
     if rounding is not None:
         _fit(rounding, weight.reshape(shape))
         on_grid = _Nearest(rounding, weight, None)
-        nearest = lambda values, at: on_grid(values, order[at])  # noqa: E731
+
+        def nearest(values: Tensor, at: Tensor) -> Tensor:
+            return on_grid(values, order[at])
+
     gram = moments.gram[:, order][:, :, order]
     thinned = sparsegpt(weight[:, :, order], gram, pieces.removed / weight.numel(), pieces.quota, nearest)
     return torch.empty_like(thinned).index_copy_(2, order, thinned)

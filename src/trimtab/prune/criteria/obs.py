@@ -87,10 +87,10 @@ def _readers(network: Network, group: ChannelGroup, member: ParamDim, stats: Sta
 def _gain(network: Network, name: str, weight: Tensor) -> Tensor:
     """What batch norm right behind a layer multiplies its outputs with; 1 without one. [out, 1, …]"""
     node = next(node for node in network.module.graph.nodes if node.name == name)
-    users = [user for user in node.users if user.target == aten.batch_norm.default]
-    if not users:
+    (user, *others) = node.users
+    if others or user.target != aten.batch_norm.default:
         return torch.ones(1, dtype=torch.float64)
-    given = bind(users[0])
+    given = bind(user)
     gamma, variance = (
         attribute(network.module, str(given[name].target)).detach().double().cpu() if given[name] is not None else None
         for name in ("weight", "running_var")

@@ -172,7 +172,7 @@ def test_latency_is_judged_side_by_side_on_the_scale_of_the_baseline(task, tmp_p
     with opened(task, tmp_path / "run", budget=budget) as job:
         assert job.baseline["latency"] == 8.0
         # The machine is three times slower by now: a quarter of the float network's time is a quarter all the same.
-        costs = job._judging.costs(job.float_artifact, job.network, None, job.baseline)
+        costs = job.judge.costs(job.float_artifact, job.network, None, job.baseline)
         assert costs["latency"] == pytest.approx(2.0)
         assert Judgement(costs=costs, drop=0.0).broken(budget, job.baseline) == []
 

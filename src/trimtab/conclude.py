@@ -151,7 +151,7 @@ def _why(job: Job, broken: Sequence[str], rungs: Sequence[Rung], tried: Sequence
     if not broken:
         return "every limit is kept, as measured on the test split and on the file"
     judged = [*(rung.judgement for rung in rungs), *(attempt.judgement for attempt in tried)]
-    excluded = contradictions(job.profile, job.budget, job.baseline)
+    excluded = contradictions(job.profile, job.budget, job.baseline) if rungs else []
     sides = nearest(job.budget, job.baseline, judged)
     return "; ".join([*broken, *excluded, *([f"nearest on val: {'; '.join(sides)}"] if sides else [])])
 

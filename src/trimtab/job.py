@@ -195,10 +195,11 @@ class Job:
         """The float network's size, MACs, BOPs, latency, and `metric` on the validation split."""
 
         with self.stage("baseline"):
-            return dict(self.run.remember("baseline", lambda: self._judging.baseline(self.network)))
+            return dict(self.run.remember("baseline", lambda: self.judge.baseline(self.network)))
 
     @cached_property
-    def _judging(self) -> Judge:
+    def judge(self) -> Judge:
+        """What says how a candidate compares with the float network."""
         return Judge(
             self.task,
             self.target,
@@ -360,7 +361,7 @@ class Job:
 
     def _judge(self, network: Network, plan: Plan) -> Judgement:
         artifact = lower(network, self.target, self.file(CANDIDATE))
-        return self._judging.judgement(artifact, network, plan, self.baseline)
+        return self.judge.judgement(artifact, network, plan, self.baseline)
 
     def _deadline(self) -> float | None:
         if self.options.minutes is None:

@@ -65,15 +65,21 @@ def test_the_result_is_strict_json(finished):
 def test_the_weights_in_the_file_are_integers_of_the_planned_widths(finished, task):
     path, result = finished
     smaller = apply(capture(task.model, task.train[0][0]), result.plan)
-    planned = sorted(smaller.module.get_parameter(layer.weight).numel() for layer in smaller.layers)
+    bits = {decision.layer: decision.weight.bits for decision in result.plan.layers}
+    assert set(bits.values()) <= {8, 4}  # fewer are packed as codes, of other sizes
+    kinds = {8: onnx.TensorProto.INT8, 4: onnx.TensorProto.INT4}
+    planned = sorted(
+        (kinds[bits[layer.name]], smaller.module.get_parameter(layer.weight).numel()) for layer in smaller.layers
+    )
     model = onnx.load(path.parent / "run" / "model.onnx")
     stored = sorted(
-        onnx.numpy_helper.to_array(constant).size
+        (constant.data_type, onnx.numpy_helper.to_array(constant).size)
         for constant in model.graph.initializer
-        if constant.data_type == onnx.TensorProto.INT8 and len(constant.dims) > 1
+        if constant.data_type in kinds.values() and len(constant.dims) > 1
     )
     assert stored == planned
-    assert sum(planned) < sum(p.numel() for p in task.model.parameters() if p.dim() > 1)
+    in_bytes = sum(size * (1 if kind == onnx.TensorProto.INT8 else 0.5) for kind, size in stored)
+    assert in_bytes < sum(p.numel() for p in task.model.parameters() if p.dim() > 1)
 
 
 def test_the_plan_applied_again_gives_the_same_network(finished, task):

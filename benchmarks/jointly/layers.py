@@ -16,7 +16,7 @@ from trimtab.prune.granularity import keep
 from trimtab.quant import WeightFakeQuantize
 from trimtab.quant.grids.kernels import grid_of
 from trimtab.recover.layerwise import Problem, damping_for, solve_weight
-from trimtab.recover.reconstruct import layer_problems
+from trimtab.recover.reconstruct import trials
 from trimtab.solve import pieces_of
 from trimtab.tasks import load_task
 
@@ -43,7 +43,7 @@ def run(name: str, images: int = IMAGES) -> list[dict[str, Any]]:
     batches = [inputs for _, (inputs, _) in zip(range(images // BATCH), task.train, strict=False)]
     sparsity = SPARSITIES[name]
     rows = []
-    for problem in layer_problems(network, batches):
+    for problem in (trial.problem for trial in trials(network, batches)):
         if isinstance(sparsity, NofM) and problem.shape[1] % sparsity.of:
             continue
         thinned = replace(

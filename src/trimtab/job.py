@@ -235,6 +235,7 @@ class Job:
                     self.task,
                     self.target,
                     baseline=baseline,
+                    limited={limit.quantity for limit in self.budget.limits},
                     progress=self.progress,
                     seed=self.seed,
                     criterion=self.options.criterion,

@@ -22,7 +22,7 @@ from trimtab.plan import (
 )
 from trimtab.prune.granularity import pieces
 from trimtab.prune.masks import masks_of
-from trimtab.recover.reconstruct import layer_problems
+from trimtab.recover.reconstruct import trials
 
 FOUR_BITS = Scheme(grid="symmetric", bits=4, granularity=PER_CHANNEL)
 THINNED = ("conv1", "conv2")
@@ -121,7 +121,7 @@ def test_sweeps_remove_single_weights_only(network, solver):
 
 
 def test_problems_of_an_untouched_network_are_solved_by_its_own_weights(network):
-    problems = list(layer_problems(network, images(128)))
+    problems = [trial.problem for trial in trials(network, images(128))]
     assert [problem.name for problem in problems] == ["stem", "conv1", "conv2", "head"]
     for problem in problems:
         weight = network.module.get_parameter(f"{problem.name}.weight")

@@ -9,7 +9,7 @@ from trimtab.graph import capture
 from trimtab.lower import target
 from trimtab.plan import LayerDecision
 from trimtab.search import Profile
-from trimtab.search.space import shape_of, unique_layers, units_of
+from trimtab.search.space import narrower, shapes_of, units_of
 
 
 class Mixed(nn.Module):
@@ -61,12 +61,13 @@ def captured(model):
     return capture(model.eval(), example)
 
 
-def profile_of(network, seed=0, **changed):
+def profile_of(network, seed=0, limited=(), **changed):
     """A profile with random losses (less where more is kept) and random orders, without measuring anything."""
     drawn = np.random.default_rng(seed)
     orders = {group.name: tuple(drawn.permutation(group.width).tolist()) for group in network.groups}
     units = []
-    for unit in units_of(network, target("onnxruntime"), orders):
+    runtime = target("onnxruntime")
+    for unit in units_of(network, runtime, orders, narrower(limited, runtime)):
         options = tuple(
             option.model_copy(update={"loss": float(drawn.uniform(0, 1)) * (1 - option.kept / unit.width)})
             for option in unit.options
@@ -78,7 +79,7 @@ def profile_of(network, seed=0, **changed):
         "seed": seed,
         "criterion": "magnitude",
         "units": tuple(units),
-        "layers": tuple(shape_of(network, layer) for layer in unique_layers(network)),
+        "layers": tuple(shapes_of(network, units)),
         "baseline": {"size": 1e5, "macs": 1e6, "bops": 1e9},
     }
     return Profile(**(parts | changed))

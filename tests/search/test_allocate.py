@@ -7,17 +7,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.search.allocate import Cost, allocate, outer
+from trimtab.search.allocate import Cost, Face, allocate, outer, whole
 
 GAP = 1e-3
 
 
 def random_cost(drawn, options, products):
-    """A cost with a tensor for every unit and for some sets of two and three of them."""
+    """A cost with a tensor for every unit and for some sets of two and three of them, some options of a unit alike."""
     cost = Cost(constant=float(drawn.uniform(0, 2)))
     for units in products:
-        cost.add(units, drawn.uniform(0.1, 1, [options[u] for u in units]))
+        faces = tuple(random_face(drawn, unit, options[unit]) for unit in units)
+        cost.add(faces, drawn.uniform(0.1, 1, [face.size for face in faces]))
     return cost
+
+
+def random_face(drawn, unit, options):
+    if drawn.integers(2):
+        return whole(unit, options)
+    classes = [int(c) for c in drawn.integers(0, options, options)]
+    places = {c: i for i, c in enumerate(dict.fromkeys(classes))}
+    return Face(unit, tuple(places[c] for c in classes))
 
 
 @st.composite
@@ -68,7 +77,7 @@ def test_a_cost_at_a_choice_is_the_sum_of_its_entries(options, seed, data):
     products = data.draw(st.lists(st.sets(st.sampled_from(places)).map(lambda s: tuple(sorted(s))), max_size=6))
     cost = Cost()
     for units in products:
-        cost.add(units, outer(units, vectors))
+        cost.add(tuple(whole(u, options[u]) for u in units), outer([vectors[u] for u in units]))
     choice = [data.draw(st.integers(0, n - 1)) for n in options]
     expected = sum(float(np.prod([vectors[u][choice[u]] for u in units])) for units in products)
     assert cost.at(choice) == pytest.approx(expected, abs=1e-12)
@@ -76,17 +85,17 @@ def test_a_cost_at_a_choice_is_the_sum_of_its_entries(options, seed, data):
 
 def test_without_limits_the_least_of_a_product_is_taken():
     cost = Cost()
-    cost.add((0, 1), np.array([[4.0, 3.0], [2.0, 5.0]]))
+    cost.add((whole(0, 2), whole(1, 2)), np.array([[4.0, 3.0], [2.0, 5.0]]))
     assert allocate(cost, [], [2, 2]) == [1, 0]
 
 
 def test_a_bound_of_nothing_is_infeasible_and_does_not_disturb_the_solver():
     cost = Cost()
-    cost.add((0,), np.array([1.0, 2.0]))
+    cost.add((whole(0, 2),), np.array([1.0, 2.0]))
     assert allocate(cost, [(cost, 0.0)], [2]) is None
     assert allocate(cost, [(cost, -5.0)], [2]) is None
     free = Cost()
-    free.add((0,), np.array([0.0, 2.0]))
+    free.add((whole(0, 2),), np.array([0.0, 2.0]))
     assert allocate(cost, [(free, 0.0)], [2]) == [0]
 
 

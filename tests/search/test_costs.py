@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 from search_nets import Mixed, Sequence1d, captured, decisions_of, profile_of, random_choice
 
-from trimtab.graph import cut
+from trimtab.graph import cut, without
 from trimtab.lower import target
 from trimtab.measure import bops, macs
 from trimtab.plan import GroupDecision
@@ -32,17 +32,30 @@ def bytes_of(network, plan):
     return total
 
 
+def applied(network, plan):
+    """Cut, and without the branches that the plan removes; what it stores is in float."""
+    smaller = cut(network, {decision.group: decision.kept for decision in plan.groups})
+    return without(smaller, [network.branch(decision.branch) for decision in plan.branches])
+
+
+@pytest.mark.parametrize("limited", [(), ("size",), ("bops",)])
 @pytest.mark.parametrize("seed", range(4))
-def test_costs_of_a_plan_are_those_of_the_cut_network(network, seed):
-    profile = profile_of(network)
+def test_costs_of_a_plan_are_those_of_the_cut_network(network, seed, limited):
+    profile = profile_of(network, limited=limited)
     choice = random_choice(profile, np.random.default_rng(seed))
     plan = plan_of(profile, choice)
-    smaller = cut(network, {decision.group: decision.kept for decision in plan.groups})
+    smaller = applied(network, plan)
     costs = {name: cost.at(choice) for name, cost in all_costs(profile).items()}
     assert costs["macs"] == macs(smaller)
     assert costs["bops"] == bops(smaller, plan)
     assert costs["size"] == pytest.approx(bytes_of(smaller, plan), abs=0.5)
-    assert costs["loss"] == pytest.approx(sum(u.options[c].loss for u, c in zip(profile.units, choice, strict=True)))
+    removed = {decision.branch for decision in plan.branches}
+    losses = [
+        unit.options[taken].loss
+        for unit, taken in zip(profile.units, choice, strict=True)
+        if not removed.intersection(unit.within)
+    ]
+    assert costs["loss"] == pytest.approx(sum(losses))
 
 
 def test_the_space_has_groups_of_every_kind():

@@ -74,6 +74,7 @@ class OnnxRuntime:
     capabilities = Target(
         name="onnxruntime",
         suffix=".onnx",
+        stored_bits=(8, 4, 2, 1),
         schemes_by_operator={
             **INT8_KERNELS,
             "dynamic_linear": (WEIGHT_INT8, ACTIVATION_DYNAMIC),

@@ -92,6 +92,7 @@ class OpenVino:
     capabilities = Target(
         name="openvino",
         suffix=".onnx",
+        stored_bits=(8, 4, 2, 1),
         schemes_by_operator=INT8_KERNELS,
         channel_multiple=8,
     )

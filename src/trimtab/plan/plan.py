@@ -107,8 +107,8 @@ class Plan(Record):
 
     @property
     def thins(self) -> bool:
-        """Whether channels or weights go, after which batch norm's statistics are others."""
-        return bool(self.groups) or self.sparse
+        """Whether channels, branches or weights go, after which batch norm's statistics are others."""
+        return bool(self.groups) or any(decision.removed for decision in self.branches) or self.sparse
 
     @classmethod
     def uniform(cls, network: _Network, keep: float = 0.5, target: str = "onnxruntime") -> "Plan":

@@ -13,12 +13,14 @@ class Target(Record):
 
     `schemes_by_operator` maps an operator family (`convolution`, `linear`, `add`, `mean`, `concatenation`, …) to the
     schemes that run as integer kernels there; those with dynamic ranges in families of their own (`dynamic_linear`, …).
-    `channel_multiple` is the width step that the kernels are built for.
+    `channel_multiple` is the width step that the kernels are built for. `stored_bits` are the widths in which a file
+    can hold the codes of weights, whatever the kernels read.
     """
 
     name: str
     suffix: str
     schemes_by_operator: dict[str, tuple[Scheme, ...]]
+    stored_bits: tuple[int, ...] = (8,)
     channel_multiple: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] = 1
     batch: Annotated[int, Field(ge=1)] = 1

@@ -80,7 +80,7 @@ def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs
     there = Stepwise(reference, batches, held=[place.target for place in places])
     for number, place in enumerate(places):
         here.run_to(place.here.node, inclusive=False)
-        moves = plan.thins or bool(plan.branches) or place.decision.solver in SOLVING
+        moves = plan.thins or place.decision.solver in SOLVING
         _solve(result, place, here, there, moves=moves, seed=plan.seed + number)
     here.run_to(next(iter(result.module.graph.find_nodes(op="output"))), inclusive=True)
     if blocks:
@@ -93,13 +93,31 @@ def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs
     return result
 
 
-@torch.no_grad()
-def layer_problems(network: Network, batches: Sequence[Inputs]) -> Iterator[Problem]:
-    """What the layers of an untouched network read and write, one after the other: to try solvers on.
-
-    Nothing is removed and nothing rounded; set `pieces`, `kept` and `rounding` as wanted (`dataclasses.replace`).
-    Raises: as `repair`.
+@dataclass(frozen=True)
+class Trial:
+    """A layer of an untouched network, to try weights on: `problem` is what it reads and writes, with nothing removed
+    and nothing rounded (set `pieces`, `kept` and `rounding` as wanted, with `dataclasses.replace`).
     """
+
+    problem: Problem
+    network: Network
+    layer: Affine
+
+    @torch.no_grad()
+    def changed(self, rows: Tensor) -> dict[str, Tensor]:
+        """The tensors that are others when the layer computes with `rows` [groups, m, n] and keeps its means."""
+        state = self.network.state_dict()
+        before = {name: value.clone() for name, value in state.items()}
+        self.layer.write(rows)
+        self.layer.set_constant(rows, self.problem.moments)
+        found = {name: value.clone() for name, value in state.items() if not torch.equal(value, before[name])}
+        self.network.load_state_dict(before)
+        return found
+
+
+@torch.no_grad()
+def trials(network: Network, batches: Sequence[Inputs]) -> Iterator[Trial]:
+    """The layers of an untouched network one after the other, on these inputs. Raises: as `repair`."""
     network = network.clone().eval()
     batches = lay_out(list(batches), torch.channels_last)
     places = _places(network, network, Plan(fingerprint=network.fingerprint, target=""))
@@ -107,7 +125,7 @@ def layer_problems(network: Network, batches: Sequence[Inputs]) -> Iterator[Prob
     for number, place in enumerate(places):
         here.run_to(place.here.node, inclusive=False)
         layer = Affine(network.module, place.here, attribute(network.module, f"{place.name}.weight"))
-        yield _problem(place, layer, _moments(place, layer, here, there, number), None)
+        yield Trial(_problem(place, layer, _moments(place, layer, here, there, number), None), network, layer)
 
 
 def _solve(result: Network, place: _Place, here: Stepwise, there: Stepwise, *, moves: bool, seed: int) -> None:

@@ -3,13 +3,13 @@
 from trimtab.search.answer import contradictions as contradictions
 from trimtab.search.answer import nearest as nearest
 from trimtab.search.fitting import fitting_plan as fitting_plan
-from trimtab.search.plan_search import COST_QUANTITIES as COST_QUANTITIES
 from trimtab.search.plan_search import anchored as anchored
 from trimtab.search.plan_search import least as least
 from trimtab.search.plan_search import predicted as predicted
 from trimtab.search.plan_search import search as search
 from trimtab.search.plan_search import widest_plan as widest_plan
 from trimtab.search.plan_stats import stats_for as stats_for
+from trimtab.search.profile import COST_QUANTITIES as COST_QUANTITIES
 from trimtab.search.profile import Profile as Profile
 from trimtab.search.profile import build_profile as build_profile
 from trimtab.search.pruning import Curves as Curves

@@ -3,10 +3,12 @@
 A layer's cost is a product of widths, so it depends on the options of several units together. For each such set of
 units there is a tensor of variables `y ≥ 0`, one entry a combination of options, whose marginals are the units' own
 choices `x`: with binary `x`, `y` is 1 at the chosen combination and 0 elsewhere. That makes the products exact.
+Where a cost sees no more of a unit than its width, options of the same width share their entries.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -18,25 +20,47 @@ _GAP = 1e-3
 _INFEASIBLE = 2  # a status of scipy.optimize.milp
 
 
+class Face(NamedTuple):
+    """What a cost sees of a unit: of its options those in one class are alike. `classes[o]` is the class of option `o`,
+    every number from 0 up taken.
+    """
+
+    unit: int
+    classes: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many classes there are."""
+        return max(self.classes) + 1
+
+
+def whole(unit: int, options: int) -> Face:
+    """Every option for itself."""
+    return Face(unit, tuple(range(options)))
+
+
 @dataclass
 class Cost:
-    """A cost as a constant plus a sum of tensors; each tensor's axes are the options of the units in its key."""
+    """A cost as a constant plus a sum of tensors; each tensor's axes are the faces in its key, of distinct units."""
 
     constant: float = 0.0
-    tensors: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
+    tensors: dict[tuple[Face, ...], np.ndarray] = field(default_factory=dict)
 
-    def add(self, units: tuple[int, ...], tensor: np.ndarray) -> None:
-        """Add a tensor over the options of `units` (sorted, distinct; none: a constant)."""
-        if not units:
+    def add(self, faces: tuple[Face, ...], tensor: np.ndarray) -> None:
+        """Add a tensor over `faces` (sorted by unit; none: a constant)."""
+        if not faces:
             self.constant += float(tensor)
-        elif units in self.tensors:
-            self.tensors[units] = self.tensors[units] + tensor
+        elif faces in self.tensors:
+            self.tensors[faces] = self.tensors[faces] + tensor
         else:
-            self.tensors[units] = np.array(tensor, dtype=float)
+            self.tensors[faces] = np.array(tensor, dtype=float)
 
     def at(self, choice: Sequence[int]) -> float:
         """The cost of one option index a unit."""
-        return self.constant + sum(float(t[tuple(choice[u] for u in units)]) for units, t in self.tensors.items())
+        return self.constant + sum(
+            float(tensor[tuple(face.classes[choice[face.unit]] for face in faces)])
+            for faces, tensor in self.tensors.items()
+        )
 
 
 def allocate(objective: Cost, limits: Sequence[tuple[Cost, float]], options: Sequence[int]) -> list[int] | None:
@@ -73,11 +97,11 @@ class _Model:
     def __init__(self, options: Sequence[int], costs: Sequence[Cost]) -> None:
         self.options = options
         self.starts = [int(s) for s in np.concatenate([[0], np.cumsum(options)[:-1]])]
-        self.offsets: dict[tuple[int, ...], int] = {}
+        self.offsets: dict[tuple[Face, ...], int] = {}
         columns = int(sum(options))
-        for units in sorted({units for cost in costs for units in cost.tensors if len(units) > 1}):
-            self.offsets[units] = columns
-            columns += int(np.prod([options[u] for u in units]))
+        for faces in sorted({faces for cost in costs for faces in cost.tensors if len(faces) > 1}):
+            self.offsets[faces] = columns
+            columns += int(np.prod([face.size for face in faces]))
         self.columns = columns
         self.integrality = np.zeros(columns)
         self.integrality[: sum(options)] = 1
@@ -85,9 +109,12 @@ class _Model:
     def row(self, cost: Cost) -> np.ndarray:
         """Coefficients of `cost` over all columns."""
         row = np.zeros(self.columns)
-        for units, tensor in cost.tensors.items():
-            start = self.offsets[units] if len(units) > 1 else self.starts[units[0]]
-            row[start : start + tensor.size] += tensor.ravel()
+        for faces, tensor in cost.tensors.items():
+            if len(faces) > 1:
+                start, values = self.offsets[faces], tensor.ravel()
+            else:
+                start, values = self.starts[faces[0].unit], tensor[list(faces[0].classes)]
+            row[start : start + values.size] += values
         return row
 
     def marginals(self) -> LinearConstraint:
@@ -106,23 +133,23 @@ class _Model:
 
         for start, n in zip(self.starts, self.options, strict=True):
             equation({1.0: np.arange(start, start + n)}, 1.0)
-        for units, offset in self.offsets.items():
-            index = offset + np.arange(np.prod([self.options[u] for u in units])).reshape(
-                [self.options[u] for u in units]
-            )
-            for axis, unit in enumerate(units):
-                for option in range(self.options[unit]):
-                    entries = np.take(index, option, axis=axis).ravel()
-                    equation({1.0: entries, -1.0: np.array([self.starts[unit] + option])}, 0.0)
+        for faces, offset in self.offsets.items():
+            shape = [face.size for face in faces]
+            index = offset + np.arange(np.prod(shape)).reshape(shape)
+            for axis, face in enumerate(faces):
+                for number in range(face.size):
+                    entries = np.take(index, number, axis=axis).ravel()
+                    alike = self.starts[face.unit] + np.flatnonzero(np.array(face.classes) == number)
+                    equation({1.0: entries, -1.0: alike}, 0.0)
         matrix = coo_array(
             (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(len(right), self.columns)
         ).tocsr()
         return LinearConstraint(matrix, right, right)
 
 
-def outer(units: Sequence[int], values: Mapping[int, np.ndarray]) -> np.ndarray:
-    """Outer product of one vector a unit, as a tensor over their options."""
+def outer(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Outer product of vectors, as a tensor with an axis for each."""
     tensor = np.ones(())
-    for unit in units:
-        tensor = np.multiply.outer(tensor, values[unit])
+    for vector in vectors:
+        tensor = np.multiply.outer(tensor, vector)
     return tensor

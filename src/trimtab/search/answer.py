@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 from trimtab.plan import Budget, Limit
-from trimtab.search.plan_search import COST_QUANTITIES, least
-from trimtab.search.profile import Profile
+from trimtab.search.plan_search import least
+from trimtab.search.profile import COST_QUANTITIES, Profile
 from trimtab.search.strategy import Judgement
 
 

@@ -1,14 +1,14 @@
 """What a plan costs, as tensors over the options: bytes, MACs, BOPs, milliseconds."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from trimtab.plan import Scheme
-from trimtab.search.allocate import Cost, outer
-from trimtab.search.space import LayerShape, Option, Terms, Unit, evaluate_terms, groups_in
+from trimtab.search.allocate import Cost, Face, outer, whole
+from trimtab.search.space import LayerShape, Option, Terms, Unit, bits_of, evaluate_terms, groups_in
 
-_FLOAT_BITS = 32
 _BYTES_A_CHANNEL = 8  # a float32 scale and a float32 bias
 _BYTES_A_FLOAT_CHANNEL = 4  # the bias
 
@@ -22,19 +22,23 @@ class Costs:
     def __init__(self, units: Sequence[Unit], layers: Sequence[LayerShape]) -> None:
         self.units, self.layers = list(units), list(layers)
         self._index = {unit.name: i for i, unit in enumerate(units)}
+        self._whole = [whole(i, len(unit.options)) for i, unit in enumerate(units)]
+        self._width = [_by_width(i, unit) for i, unit in enumerate(units)]
 
     def loss(self) -> Cost:
-        """Sum of the options' own losses."""
+        """Sum of the options' own losses; what is in a branch that is removed loses nothing more."""
         cost = Cost()
         for i, unit in enumerate(self.units):
-            cost.add((i,), np.array([option.loss for option in unit.options]))
+            losses = {i: np.array([option.loss for option in unit.options])}
+            losses |= {self._index[name]: np.array([o.kept for o in self._unit(name).options]) for name in unit.within}
+            cost.add(tuple(self._whole[u] for u in sorted(losses)), outer([losses[u] for u in sorted(losses)]))
         return cost
 
     def size(self) -> Cost:
         """Bytes of weights, scales and biases; what else is in a file is added by the profile as `overhead_bytes`."""
         cost = Cost()
         for layer in self.layers:
-            bits = self._of_owner(layer, lambda option: _bits(option.weight) / 8)
+            bits = self._of_owner(layer, lambda option: bits_of(option.weight) / 8)
             self._add_terms(cost, layer, layer.weights, bits)
             channels = self._of_owner(layer, lambda o: _BYTES_A_CHANNEL if o.weight else _BYTES_A_FLOAT_CHANNEL)
             self._add_terms(cost, layer, layer.outputs, channels)
@@ -51,7 +55,7 @@ class Costs:
         """MACs × weight bits × activation bits of one sample."""
         cost = Cost()
         for layer in self.layers:
-            factor = self._of_owner(layer, lambda o: layer.positions * _bits(o.weight) * _bits(o.activation))  # noqa: B023
+            factor = self._of_owner(layer, lambda o: layer.positions * math.prod(o.bits))  # noqa: B023
             self._add_terms(cost, layer, layer.weights, factor)
         return cost
 
@@ -62,9 +66,10 @@ class Costs:
         """
         cost = Cost()
         for layer in self.layers:
-            units = self._units_of(layer, groups_in(layer.weights))
-            if len(units) <= MOST_COMBINED_UNITS:
-                cost.add(units, self._times(layer, units, table))
+            groups = groups_in(layer.weights)
+            if len({*groups, layer.owner}) <= MOST_COMBINED_UNITS:
+                faces = self._faces(layer, groups)
+                cost.add(faces, self._times(layer, faces, table))
             else:
                 full = {u.name: u.width for u in self.units}
                 rate = 1 / evaluate_terms(layer.weights, full)
@@ -72,42 +77,61 @@ class Costs:
                 self._add_terms(cost, layer, layer.weights, factor)
         return cost
 
-    def _times(self, layer: LayerShape, units: tuple[int, ...], table: Mapping[str, float]) -> np.ndarray:
-        times = np.zeros([len(self.units[u].options) for u in units])
+    def present(self) -> Cost:
+        """How many layers are left."""
+        cost = Cost()
+        for layer in self.layers:
+            self._add_terms(cost, layer, ((1, ()),), self._of_owner(layer, lambda _: 1))
+        return cost
+
+    def _times(self, layer: LayerShape, faces: tuple[Face, ...], table: Mapping[str, float]) -> np.ndarray:
+        times = np.zeros([face.size for face in faces])
         for where in np.ndindex(*times.shape):
-            chosen = {self.units[u].name: self.units[u].options[o] for u, o in zip(units, where, strict=True)}
+            chosen = {
+                self.units[face.unit].name: self.units[face.unit].options[face.classes.index(place)]
+                for face, place in zip(faces, where, strict=True)
+            }
             widths = {name: option.kept for name, option in chosen.items()}
-            times[where] = table[time_key(layer, widths, chosen[layer.owner])]
+            if all(widths[branch] for branch in layer.within):
+                times[where] = table[time_key(layer, widths, chosen[layer.owner])]
         return times
 
-    def _units_of(self, layer: LayerShape, groups: Sequence[str]) -> tuple[int, ...]:
-        return tuple(sorted({self._index[name] for name in [*groups, layer.owner]}))
+    def _faces(self, layer: LayerShape, groups: Sequence[str]) -> tuple[Face, ...]:
+        """What a layer's cost sees: the owner's option, of the other units (groups and branches) the width alone."""
+        owner = self._index[layer.owner]
+        units = {self._index[name] for name in [*groups, *layer.within, layer.owner]}
+        return tuple(self._whole[u] if u == owner else self._width[u] for u in sorted(units))
 
-    def _of_owner(self, layer: LayerShape, value: object) -> np.ndarray:
-        assert callable(value)
+    def _unit(self, name: str) -> Unit:
+        return self.units[self._index[name]]
+
+    def _of_owner(self, layer: LayerShape, value: Callable[[Option], float]) -> np.ndarray:
         return np.array([value(option) for option in self.units[self._index[layer.owner]].options], dtype=float)
 
     def _add_terms(self, cost: Cost, layer: LayerShape, terms: Terms, of_owner: np.ndarray) -> None:
-        """Add Σ coefficient · product of widths · factor(owner's option)."""
-        owner = self._index[layer.owner]
+        """Add Σ coefficient · product of widths · factor(owner's option), where the layer is there."""
         for coefficient, groups in terms:
-            units = self._units_of(layer, groups)
-            values = {u: np.ones(len(self.units[u].options)) for u in units}
-            for name in groups:
-                u = self._index[name]
-                values[u] = values[u] * np.array([option.kept for option in self.units[u].options])
-            values[owner] = values[owner] * of_owner * coefficient
-            cost.add(units, outer(units, values))
+            faces = self._faces(layer, groups)
+            named = Counter(self._index[name] for name in [*groups, *layer.within])
+            vectors = []
+            for face in faces:
+                options = self.units[face.unit].options
+                kept = np.array([options[face.classes.index(place)].kept for place in range(face.size)], dtype=float)
+                own = face.unit == self._index[layer.owner]
+                vectors.append(kept ** named[face.unit] * (coefficient * of_owner if own else 1.0))
+            cost.add(faces, outer(vectors))
 
 
 def time_key(layer: LayerShape, widths: Mapping[str, int], option: Option) -> str:
-    """Names one kernel: operator, geometry, widths and bits. Equal kernels of different layers share a key."""
+    """Names one kernel: operator, geometry, widths, integer or float. Equal kernels of different layers share a key."""
     geometry = ",".join(f"{name}={'x'.join(map(str, value))}" for name, value in sorted(layer.geometry.items()))
     sizes = (layer.inputs, layer.outputs, layer.groups)
     inputs, outputs, groups = (evaluate_terms(terms, widths) for terms in sizes)
-    bits = f"{_bits(option.weight)}x{_bits(option.activation)}"
-    return f"{layer.operator},in={inputs},out={outputs},groups={groups},bits={bits},{geometry}"
+    kind = "float" if option.activation is None else "integer"
+    return f"{layer.operator},in={inputs},out={outputs},groups={groups},{kind},{geometry}"
 
 
-def _bits(scheme: Scheme | None) -> int:
-    return scheme.bits if scheme is not None else _FLOAT_BITS
+def _by_width(number: int, unit: Unit) -> Face:
+    """Options of the same width are alike."""
+    places = {kept: i for i, kept in enumerate(dict.fromkeys(option.kept for option in unit.options))}
+    return Face(number, tuple(places[option.kept] for option in unit.options))

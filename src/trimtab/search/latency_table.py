@@ -22,7 +22,7 @@ from torch import Tensor
 from trimtab.lower import Artifact, load
 from trimtab.plan import Target
 from trimtab.search.costs import MOST_COMBINED_UNITS, time_key
-from trimtab.search.space import LayerShape, Unit, evaluate_terms, groups_in
+from trimtab.search.space import LayerShape, Option, Unit, evaluate_terms, groups_in
 
 _ROUNDS, _WARMUP = 15, 3
 
@@ -46,7 +46,7 @@ def needed_times(units: Sequence[Unit], layers: Sequence[LayerShape]) -> dict[st
     for layer in layers:
         names = list(dict.fromkeys([*groups_in(layer.weights), layer.owner]))
         varied = names if len(names) <= MOST_COMBINED_UNITS else [layer.owner]
-        for chosen in itertools.product(*(by_name[name].options for name in varied)):
+        for chosen in itertools.product(*(_distinct(by_name[name]) for name in varied)):
             options = dict(zip(varied, chosen, strict=True))
             widths = full if len(names) > MOST_COMBINED_UNITS else {n: o.kept for n, o in options.items()}
             option = options[layer.owner]
@@ -58,6 +58,12 @@ def needed_times(units: Sequence[Unit], layers: Sequence[LayerShape]) -> dict[st
                 integer=option.activation is not None,
             )
     return found
+
+
+def _distinct(unit: Unit) -> list[Option]:
+    """One option of each width, in float and in integers."""
+    found = {(option.kept, option.activation is not None): option for option in unit.options}
+    return list(found.values())
 
 
 def time_layers(needed: Mapping[str, Kernel], target: Target, advance: Callable[[], None]) -> dict[str, float]:

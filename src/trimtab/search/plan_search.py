@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 from trimtab.errors import ConfigError
-from trimtab.plan import Budget, GroupDecision, LayerDecision, Limit, Plan
+from trimtab.plan import BranchDecision, Budget, GroupDecision, LayerDecision, Limit, Plan
+from trimtab.quant.ranges import suited_to
 from trimtab.search.allocate import Cost, allocate
 from trimtab.search.costs import Costs
-from trimtab.search.profile import Profile
+from trimtab.search.profile import COST_QUANTITIES, Profile
+from trimtab.search.space import Option
 
-COST_QUANTITIES = ("size", "latency", "macs", "bops")
-"""What the search can predict. Drop and memory are measured on the result."""
+_WHOLE_BITS = 8
 
 
 def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | None = None) -> Plan | None:
@@ -33,11 +34,12 @@ def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | N
 
 def widest_plan(profile: Profile) -> Plan:
     """Nothing removed, everything stored as the target's integer kernels want it."""
-    choice = []
-    for unit in profile.units:
-        offered = enumerate(unit.options)
-        choice.append(max(offered, key=lambda pair: (pair[1].kept, pair[1].weight is not None))[0])
-    return plan_of(profile, choice)
+
+    def width(option: Option) -> tuple[int, int, int]:
+        bits = [scheme.bits for scheme in (option.weight, option.activation) if scheme is not None]
+        return option.kept, len(bits), sum(bits)
+
+    return plan_of(profile, [unit.options.index(max(unit.options, key=width)) for unit in profile.units])
 
 
 def anchored(profile: Profile, plan: Plan, measured: Mapping[str, float]) -> Profile:
@@ -79,33 +81,53 @@ def all_costs(profile: Profile) -> dict[str, Cost]:
 
 
 def plan_of(profile: Profile, choice: Sequence[int]) -> Plan:
-    """The plan that takes option `choice[u]` of every unit."""
-    groups, layers = [], []
-    for unit, taken in zip(profile.units, choice, strict=True):
-        option = unit.options[taken]
+    """The plan that takes option `choice[u]` of every unit; of what is in a removed branch it says nothing."""
+    taken = {unit.name: unit.options[index] for unit, index in zip(profile.units, choice, strict=True)}
+    groups, branches, layers = [], [], []
+    for unit in profile.units:
+        option = taken[unit.name]
+        if not all(taken[name].kept for name in unit.within):
+            continue
+        if unit.branch is not None and not option.kept:
+            branches.append(BranchDecision(branch=unit.branch, removed=True))
         if unit.group is not None and option.kept < unit.width:
             groups.append(GroupDecision(group=unit.group, kept=tuple(sorted(unit.order[: option.kept]))))
         if option.weight is not None:
-            layers += [LayerDecision(layer=n, weight=option.weight, activation=option.activation) for n in unit.layers]
+            layers += [_stored(name, option) for name in unit.layers]
     return Plan(
         fingerprint=profile.fingerprint,
         target=profile.target,
         seed=profile.seed,
         groups=tuple(groups),
+        branches=tuple(branches),
         layers=tuple(layers),
+    )
+
+
+def _stored(layer: str, option: Option) -> LayerDecision:
+    """Below the bits of the kernels the nearest codes are not good enough, and the widest range is too wide."""
+    assert option.weight is not None
+    return LayerDecision(
+        layer=layer,
+        weight=option.weight,
+        activation=option.activation,
+        ranges=suited_to(option.activation.bits) if option.activation else "minmax",
+        solver="joint" if option.weight.bits < _WHOLE_BITS else "nearest",
     )
 
 
 def _choice_of(profile: Profile, plan: Plan) -> list[int]:
     kept = {decision.group: len(decision.kept) for decision in plan.groups}
+    removed = {decision.branch for decision in plan.branches if decision.removed}
+    gone = removed | {unit.name for unit in profile.units if removed.intersection(unit.within)}
     stored = {decision.layer: (decision.weight, decision.activation) for decision in plan.layers}
     choice = []
     for unit in profile.units:
-        width = kept.get(unit.group or "", unit.width)
+        width = kept.get(unit.group or "", 0 if unit.branch in removed else unit.width)
         schemes = stored.get(unit.layers[0], (None, None)) if unit.layers else (None, None)
         wanted = (width, *schemes)
         offered = [(option.kept, option.weight, option.activation) for option in unit.options]
-        if wanted not in offered:
+        if wanted not in offered and unit.name not in gone:
             raise ConfigError(f"unit {unit.name!r}: width {width} with {schemes[0]} is not an option of this profile")
-        choice.append(offered.index(wanted))
+        choice.append(offered.index(wanted) if wanted in offered else 0)
     return choice

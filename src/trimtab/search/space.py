@@ -1,14 +1,13 @@
 """The search space: units that are decided together, and the options of each, as data."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from trimtab.errors import ConfigError
 from trimtab.graph import ChannelGroup, Layer, Network
 from trimtab.graph.axes import resolve, size
 from trimtab.graph.groups import terms_of
@@ -16,6 +15,8 @@ from trimtab.graph.values import bind
 from trimtab.plan import Record, Scheme, Target
 
 _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+
+FLOAT_BITS = 32
 
 Terms = tuple[tuple[int, tuple[str, ...]], ...]
 """A polynomial in the widths of groups: sum of coefficient · product of the widths of the named groups."""
@@ -32,26 +33,42 @@ class Option(Record):
     activation: Scheme | None
     loss: float = 0.0
 
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Of weights and activations; 32 of what is in float."""
+        return bits_of(self.weight), bits_of(self.activation)
+
+
+def bits_of(scheme: Scheme | None) -> int:
+    """Bits of a value that is stored so."""
+    return scheme.bits if scheme is not None else FLOAT_BITS
+
 
 class Unit(Record):
-    """A channel group with the layers whose storage is decided with it; or, without a group, one layer of fixed width.
+    """What is decided at once: a channel group, with the layer that it alone decides about; a layer; or a branch.
 
-    `order` ranks the group's channels from the most to the least important.
+    `order` ranks a group's channels from the most to the least important. Layers and branches have the width 1, and of
+    a branch that is removed 0 is kept. `within` names the branches with which the unit disappears. `filling` tells how
+    good estimated losses are: measured over estimated, for the pairs of which both are known.
     """
 
     name: str
-    group: str | None
-    width: int
-    order: tuple[int, ...]
-    layers: tuple[str, ...]
+    group: str | None = None
+    branch: str | None = None
+    width: int = 1
+    order: tuple[int, ...] = (0,)
+    layers: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
     options: tuple[Option, ...]
+    filling: tuple[float, ...] = ()
 
 
 class LayerShape(Record):
     """What a layer's costs are computed from.
 
     `weights` counts its weights, `outputs` and `inputs` the two channel dimensions of its weight, `groups` those of a
-    convolution (1 for everything else): they shrink with the width where the layer is depthwise.
+    convolution (1 for everything else): they shrink with the width where the layer is depthwise. `owner` is the unit
+    that decides how it is stored; `within` are the branches with which it disappears.
     """
 
     name: str
@@ -63,21 +80,63 @@ class LayerShape(Record):
     groups: Terms = ((1, ()),)
     positions: Annotated[int, Field(ge=1)]
     geometry: dict[str, tuple[int, ...]]
+    within: tuple[str, ...] = ()
 
 
-def units_of(network: Network, target: Target, orders: Mapping[str, tuple[int, ...]]) -> list[Unit]:
-    """Every decision to be made about `network`: one unit a group, one a layer that no group owns."""
-    owned: dict[str, list[Layer]] = {}
+Bits = tuple[int, int]
+"""Of weights, and of what is multiplied with them."""
+
+
+def narrower(quantities: Collection[str], target: Target) -> tuple[Bits, ...]:
+    """Bits besides those of the kernels that save something where these quantities are limited.
+
+    Files store weights in few bits, BOPs count both sides.
+    """
+    if "bops" in quantities:
+        return (4, 8), (4, 4), (3, 4), (3, 3), (2, 3), (2, 2)
+    if {"size", "drop"}.intersection(quantities):
+        return tuple((bits, 8) for bits in target.stored_bits if 1 < bits < 8)
+    return ()
+
+
+def units_of(
+    network: Network, target: Target, orders: Mapping[str, tuple[int, ...]], bits: Sequence[Bits] = ()
+) -> list[Unit]:
+    """Every decision about `network`, with storage in so many `bits` on offer too: units of groups, branches, layers.
+
+    The storage of a layer is decided together with the one group that it writes, where no other layer writes that:
+    their options are pairs. The layers of a residual stream have each a unit of their own.
+    """
+    writers: dict[str, list[Layer]] = {}
     for layer in unique_layers(network):
-        owned.setdefault(owner_of(network, layer), []).append(layer)
+        for name in groups_in(network.terms(layer.weight, 0)):
+            writers.setdefault(name, []).append(layer)
+    alone = {
+        name: layers[0] for name, layers in writers.items() if len(layers) == 1 and _writes_one(network, layers[0])
+    }
     units = []
     for group in network.groups:
-        layers = owned.pop(group.name, [])
-        options = _options(widths_of(group, target), _schemes(layers, target))
-        order = orders[group.name]
-        units.append(_unit(group.name, group.name, group.width, order, layers, options))
-    for name, layers in owned.items():
-        units.append(_unit(name, None, 1, (0,), layers, _options((1,), _schemes(layers, target))))
+        owned = alone.get(group.name)
+        parameters = {member.parameter for member in group.members}
+        unit = Unit(
+            name=group.name,
+            group=group.name,
+            width=group.width,
+            order=orders[group.name],
+            layers=() if owned is None else (owned.name,),
+            within=tuple(b.name for b in network.branches if parameters <= {*b.parameters}),
+            options=_options(widths_of(group, target), _schemes(owned, target, bits)),
+        )
+        units.append(unit)
+    paired = {layer.name for layer in alone.values()}
+    for layer in (layer for layer in unique_layers(network) if layer.name not in paired):
+        options = _options((1,), _schemes(layer, target, bits))
+        within = tuple(branch.name for branch in network.branches if layer.name in branch.layers)
+        units.append(Unit(name=f"{layer.name} (storage)", layers=(layer.name,), within=within, options=options))
+    for branch in network.branches:
+        outside = tuple(other.name for other in network.branches if branch.name in other.inside)
+        options = _options((1, 0), [(None, None)])
+        units.append(Unit(name=branch.name, branch=branch.name, within=outside, options=options))
     return units
 
 
@@ -89,15 +148,9 @@ def unique_layers(network: Network) -> list[Layer]:
     return list(first.values())
 
 
-def owner_of(network: Network, layer: Layer) -> str:
-    """The unit that decides how a layer is stored: the one group that it writes, else the one that it reads."""
-    outputs = groups_in(network.terms(layer.weight, 0))
-    inputs = groups_in(network.terms(layer.weight, 1))
-    if len(outputs) == 1:
-        return outputs[0]
-    if len(inputs) == 1:
-        return inputs[0]
-    return outputs[0] if outputs else f"{layer.name} (fixed width)"
+def _writes_one(network: Network, layer: Layer) -> bool:
+    """Whether all channels that a layer writes are of one group."""
+    return len(groups_in(network.terms(layer.weight, 0))) == 1
 
 
 def groups_in(terms: Terms) -> list[str]:
@@ -125,8 +178,14 @@ def step_of(group: ChannelGroup, target: Target) -> int:
     return step if step <= group.width else group.multiple_of
 
 
-def shape_of(network: Network, layer: Layer) -> LayerShape:
-    """The layer's cost data."""
+def shapes_of(network: Network, units: Iterable[Unit]) -> list[LayerShape]:
+    """The cost data of every layer, one for each weight."""
+    owners = {name: unit.name for unit in units for name in unit.layers}
+    return [shape_of(network, layer, owners[layer.name]) for layer in unique_layers(network)]
+
+
+def shape_of(network: Network, layer: Layer, owner: str = "") -> LayerShape:
+    """The cost data of a layer whose storage the unit `owner` decides."""
     weight = network.module.get_parameter(layer.weight)
     weights: Terms = ((1, ()),)
     for dim in range(weight.dim()):
@@ -134,13 +193,14 @@ def shape_of(network: Network, layer: Layer) -> LayerShape:
     return LayerShape(
         name=layer.name,
         operator=layer.operator,
-        owner=owner_of(network, layer),
+        owner=owner,
         weights=weights,
         outputs=network.terms(layer.weight, 0),
         inputs=network.terms(layer.weight, 1),
         groups=_groups(network, layer),
         positions=sum(each.positions for each in network.layers if each.weight == layer.weight),
         geometry=_geometry(network, layer),
+        within=tuple(branch.name for branch in network.branches if layer.name in branch.layers),
     )
 
 
@@ -197,29 +257,21 @@ def _times(a: Terms, b: Terms) -> Terms:
     return tuple((c, n) for n, c in collected.items())
 
 
-def _schemes(layers: Iterable[Layer], target: Target) -> list[tuple[Scheme | None, Scheme | None]]:
-    """Ways to store these layers: in float, and the pair (weight, activation) that the target executes for all."""
+def _schemes(layer: Layer | None, target: Target, bits: Sequence[Bits]) -> list[tuple[Scheme | None, Scheme | None]]:
+    """Ways to store a layer: in float; as the target's kernels want it; and in fewer bits that they execute."""
     found: list[tuple[Scheme | None, Scheme | None]] = [(None, None)]
-    operators = {layer.operator for layer in layers}
-    if operators and all(operator in target.schemes_by_operator for operator in operators):
-        pairs = {target.schemes_by_operator[operator] for operator in operators}
-        if len(pairs) > 1:
-            raise ConfigError(
-                f"target {target.name!r}: layers of one unit need one scheme, got several for {sorted(operators)}"
-            )
-        weight, activation = pairs.pop()
+    if layer is not None and layer.operator in target.schemes_by_operator:
+        weight, activation = target.schemes_by_operator[layer.operator]
         found.append((weight, activation))
+        for fewer in bits:
+            found.append((_in_bits(weight, fewer[0]), _in_bits(activation, fewer[1])))
     return found
 
 
-def _options(widths: Iterable[int], schemes: list[tuple[Scheme | None, Scheme | None]]) -> tuple[Option, ...]:
+def _in_bits(scheme: Scheme, bits: int) -> Scheme:
+    return scheme.model_copy(update={"bits": bits})
+
+
+def _options(widths: Iterable[int], schemes: Sequence[tuple[Scheme | None, Scheme | None]]) -> tuple[Option, ...]:
     """All pairs of a width and a way to store."""
     return tuple(Option(kept=w, weight=s, activation=a) for w in widths for s, a in schemes)
-
-
-def _unit(
-    name: str, group: str | None, width: int, order: tuple[int, ...], layers: list[Layer], options: tuple[Option, ...]
-) -> Unit:
-    return Unit(
-        name=name, group=group, width=width, order=order, layers=tuple(layer.name for layer in layers), options=options
-    )

@@ -6,7 +6,7 @@ from math import fsum
 import numpy as np
 
 from trimtab.errors import ConfigError
-from trimtab.search.allocate import Cost, allocate
+from trimtab.search.allocate import Cost, allocate, whole
 
 _ROUNDING = 1e-9
 
@@ -34,8 +34,9 @@ def choose_bits(losses: Losses, entries: Mapping[str, int], average: float) -> d
     options: list[Sequence[int]] = []
     for i, (name, of_layer) in enumerate(losses.items()):
         options.append(sorted(of_layer))
-        objective.add((i,), np.array([of_layer[bits] for bits in options[i]]))
-        size.add((i,), np.array(options[i]) * float(entries[name]) / total)
+        face = whole(i, len(options[i]))
+        objective.add((face,), np.array([of_layer[bits] for bits in options[i]]))
+        size.add((face,), np.array(options[i]) * float(entries[name]) / total)
     chosen = allocate(objective, [(size, average + _ROUNDING)], [len(bits) for bits in options])
     assert chosen is not None  # the least was within the bound
     fewest = {name: options[i][chosen[i]] for i, name in enumerate(losses)}

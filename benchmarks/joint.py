@@ -8,7 +8,7 @@ Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 from functools import partial
 from pathlib import Path
 
-from jointly import layers, without_training
+from jointly import latency, layers, without_training
 from parts import Part, main
 
 WORK = Path("runs/joint")
@@ -25,8 +25,11 @@ def parts(quick: bool) -> dict[str, Part]:
         found[name.replace(" ", "-").replace("−", "minus-")] = partial(
             without_training.run, name, folder=WORK / "files", **rows
         )
+    for case in latency.CASES:
+        short = {"networks": (4, 2), "seconds": 0.1} if quick else {}
+        found[latency.name_of(*case)] = partial(latency.run, *case, **short)
     return found
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (layers, without_training), parts)
+    main(__doc__ or "", WORK, (layers, without_training, latency), parts)

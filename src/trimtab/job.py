@@ -6,9 +6,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,6 +33,7 @@ from trimtab.recover.stepwise import bytes_a_row
 from trimtab.report import Stages
 from trimtab.run import Run
 from trimtab.search import (
+    WHOLE_NETWORKS,
     Attempt,
     Judgement,
     Profile,
@@ -41,7 +42,9 @@ from trimtab.search import (
     anchored,
     best_of,
     build_profile,
+    fitted,
     fitting_plan,
+    random_plans,
     search,
     stats_for,
     widest_plan,
@@ -56,7 +59,7 @@ from trimtab.tasks.rows import batches_in
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
 
-SHARED = ("baseline", "orders", "latency table", "loss/", "judged ", "profiled")
+SHARED = ("baseline", "orders", "latency table", "loss/", "judged ", "timed ", "profiled")
 """What a run remembers that holds whatever its limits are."""
 
 ARTIFACT, FLOAT_ARTIFACT, CANDIDATE, PROFILE = "model", "float", "candidate", "profile.json"
@@ -243,9 +246,25 @@ class Job:
                 )
                 widest = widest_plan(profile)
                 profile = anchored(profile, widest, self.judged(widest).costs)
+                if self.budget.limit("latency") is not None:
+                    profile = fitted(profile, self.timed(random_plans(profile, WHOLE_NETWORKS, seed=self.seed)))
                 self.run.write(name, profile.to_json())
             self.run.remember("profiled", lambda: True)
         return Profile.from_json(self.run.read(name), where=str(self.run.file(name)))
+
+    def timed(self, plans: Sequence[Plan]) -> dict[Plan, float]:
+        """Milliseconds of whole networks, as these plans make them; what they compute is of no interest."""
+        found = {}
+        with self.progress.stage("latency", total=len(plans)) as advance:
+            for plan in plans:
+                compute = partial(self._milliseconds, plan)
+                found[plan] = float(self.run.remember(f"timed {plan.to_json()}", compute))
+                advance()
+        return found
+
+    def _milliseconds(self, plan: Plan) -> float:
+        network = settle(apply(self.network, plan), [self.example])
+        return self.judge.milliseconds(lower(network, self.target, self.file(CANDIDATE)), self.baseline)
 
     def ladder(self) -> list[Rung]:
         """Plans of falling size, judged without training: the frontier as it is before recovery."""

@@ -52,7 +52,7 @@ class Judge:
         """By the names of the budget's quantities; what takes long to measure only when it is limited."""
         costs = {"size": float(artifact.file_bytes), "macs": float(macs(network)), "bops": float(bops(network, plan))}
         if self.budget.limit("latency") is not None:
-            costs["latency"] = self._milliseconds(artifact, baseline)
+            costs["latency"] = self.milliseconds(artifact, baseline)
         if self.budget.limit("memory") is not None:
             peak = artifact_peak(artifact, batch=self.target.batch, threads=self.target.threads)
             costs |= {} if peak is None else {"memory": float(peak)}
@@ -63,7 +63,7 @@ class Judge:
         """The original on the validation split."""
         return evaluate(self.original, self.task.val, self.task.metric)
 
-    def _milliseconds(self, artifact: Artifact, baseline: Mapping[str, float] | None) -> float:
+    def milliseconds(self, artifact: Artifact, baseline: Mapping[str, float] | None) -> float:
         """Latency beside the original's, in turn, on the baseline's scale: machines drift between two looks."""
         inputs = first_rows(self.task.val, self.target.batch)
         both = {"it": artifact, "float": self.original}

@@ -12,6 +12,7 @@ from trimtab.plan import GroupDecision
 from trimtab.search.costs import Costs
 from trimtab.search.latency_table import kernel_model, needed_times, time_layers
 from trimtab.search.plan_search import all_costs, plan_of
+from trimtab.search.profile import LatencyFit
 from trimtab.search.space import evaluate_terms
 
 
@@ -127,7 +128,9 @@ def test_latency_of_a_choice_is_the_sum_of_its_kernels(runtime):
     profile = profile_of(network)
     times = time_layers(needed_times(profile.units, profile.layers), target(runtime), lambda: None)
     assert min(times.values()) > 0
-    profile = profile.model_copy(update={"latency_table": times, "latency_scale": 2.0})
+    profile = profile.model_copy(
+        update={"latency_table": times, "latency_fit": LatencyFit(of_sum=2.0, of_layers=0.5, constant=3.0)}
+    )
     choice = random_choice(profile, np.random.default_rng(1))
     plan = plan_of(profile, choice)
     smaller = cut(network, {decision.group: decision.kept for decision in plan.groups})
@@ -143,7 +146,7 @@ def test_latency_of_a_choice_is_the_sum_of_its_kernels(runtime):
         }
         assert len(here) == 1
         total += times[here.pop()]
-    assert all_costs(profile)["latency"].at(choice) == pytest.approx(2 * total)
+    assert all_costs(profile)["latency"].at(choice) == pytest.approx(2 * total + 0.5 * len(smaller.layers) + 3)
 
 
 def test_a_plan_keeps_the_most_important_channels():

@@ -6,9 +6,21 @@ from search_nets import Mixed, captured, profile_of, random_choice
 
 from trimtab.errors import ConfigError
 from trimtab.plan import Budget, GroupDecision, Plan
-from trimtab.search import Judgement, Profile, anchored, fitting_plan, least, predicted, search, widest_plan
+from trimtab.search import (
+    Judgement,
+    Profile,
+    anchored,
+    fitted,
+    fitting_plan,
+    least,
+    predicted,
+    random_plans,
+    search,
+    widest_plan,
+)
 from trimtab.search.latency_table import needed_times
 from trimtab.search.plan_search import _choice_of, plan_of
+from trimtab.search.profile import LatencyFit
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +83,32 @@ def test_the_smallest_is_within_reach_and_nothing_below_it(profile):
 
 def test_anchoring_sets_the_prediction_right(profile):
     widest = widest_plan(profile)
-    timed = profile.model_copy(
-        update={"latency_table": dict.fromkeys(needed_times(profile.units, profile.layers), 1.0)}
-    )
-    set_right = anchored(timed, widest, {"size": 54321.0, "latency": 0.125})
+    set_right = anchored(profile, widest, {"size": 54321.0})
     assert predicted(set_right, widest)["size"] == pytest.approx(54321.0)
-    assert predicted(set_right, widest)["latency"] == pytest.approx(0.125)
+
+
+def test_the_latency_model_comes_back_from_times_that_it_made(profile):
+    table = {key: 0.1 + (i % 7) for i, key in enumerate(sorted(needed_times(profile.units, profile.layers)))}
+    plans = random_plans(profile, 24, seed=3)
+    made = profile.model_copy(
+        update={"latency_table": table, "latency_fit": LatencyFit(of_sum=0.7, of_layers=0.3, constant=2.0)}
+    )
+    found = fitted(
+        profile.model_copy(update={"latency_table": table}), {p: predicted(made, p)["latency"] for p in plans}
+    )
+    fit = found.latency_fit
+    assert (fit.of_sum, fit.of_layers, fit.constant) == pytest.approx((0.7, 0.3, 2.0))
+    assert fit.worst_error < 1e-6
+
+
+def test_random_plans_are_of_all_widths_and_depths(profile):
+    plans = random_plans(profile, 40, seed=1)
+    macs = [predicted(profile, plan)["macs"] for plan in plans]
+    full = predicted(profile, widest_plan(profile))["macs"]
+    assert min(macs) < 0.3 * full
+    assert max(macs) > 0.7 * full
+    assert {len(plan.branches) for plan in plans} >= {0, 1}
+    assert all(decision.activation.bits == 8 for plan in plans for decision in plan.layers)
 
 
 def test_the_widest_plan_removes_nothing_and_stores_all_layers_in_integers(profile):

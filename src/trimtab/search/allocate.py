@@ -55,6 +55,16 @@ class Cost:
         else:
             self.tensors[faces] = np.array(tensor, dtype=float)
 
+    def scaled(self, by: float) -> "Cost":
+        """Everything times `by`."""
+        return Cost(self.constant * by, {faces: tensor * by for faces, tensor in self.tensors.items()})
+
+    def include(self, other: "Cost") -> None:
+        """Add another cost."""
+        self.constant += other.constant
+        for faces, tensor in other.tensors.items():
+            self.add(faces, tensor)
+
     def at(self, choice: Sequence[int]) -> float:
         """The cost of one option index a unit."""
         return self.constant + sum(

@@ -43,12 +43,9 @@ def widest_plan(profile: Profile) -> Plan:
 
 
 def anchored(profile: Profile, plan: Plan, measured: Mapping[str, float]) -> Profile:
-    """The profile with predictions of size and latency set right on one artifact that was really written and timed."""
-    expected = predicted(profile, plan)
-    update = {"overhead_bytes": profile.overhead_bytes + measured["size"] - expected["size"]}
-    if "latency" in measured and expected.get("latency"):
-        update["latency_scale"] = profile.latency_scale * measured["latency"] / expected["latency"]
-    return profile.model_copy(update=update)
+    """The profile with predictions of the size set right on one artifact that was really written."""
+    missing = measured["size"] - predicted(profile, plan)["size"]
+    return profile.model_copy(update={"overhead_bytes": profile.overhead_bytes + missing})
 
 
 def least(profile: Profile, quantity: str, under: Sequence[Limit] = ()) -> float | None:
@@ -72,12 +69,23 @@ def all_costs(profile: Profile) -> dict[str, Cost]:
     size.constant += profile.overhead_bytes
     found = {"loss": costs.loss(), "size": size, "macs": costs.macs(), "bops": costs.bops()}
     if profile.latency_table:
-        latency = costs.latency(profile.latency_table)
-        found["latency"] = Cost(
-            constant=profile.latency_scale * latency.constant,
-            tensors={units: profile.latency_scale * tensor for units, tensor in latency.tensors.items()},
-        )
+        fit = profile.latency_fit
+        found["latency"] = Cost(constant=fit.constant)
+        weights = (fit.of_sum, fit.of_macs, fit.of_layers)
+        for part, weight in zip(_latency_parts(profile, costs), weights, strict=True):
+            found["latency"].include(part.scaled(weight))
     return found
+
+
+def latency_parts(profile: Profile, plan: Plan) -> tuple[float, float, float]:
+    """What a latency model is made of: the sum of the times of a plan's layers, in ms, their MACs, how many there are."""
+    choice = _choice_of(profile, plan)
+    by_sum, by_macs, by_layers = _latency_parts(profile, Costs(profile.units, profile.layers))
+    return by_sum.at(choice), by_macs.at(choice), by_layers.at(choice)
+
+
+def _latency_parts(profile: Profile, costs: Costs) -> tuple[Cost, Cost, Cost]:
+    return costs.latency(profile.latency_table), costs.macs(), costs.present()
 
 
 def plan_of(profile: Profile, choice: Sequence[int]) -> Plan:

@@ -14,7 +14,7 @@ from trimtab.measure import macs
 from trimtab.plan import Record, Target
 from trimtab.prune import CRITERIA, rank
 from trimtab.recover.seeding import seeded
-from trimtab.search.filling import filled, to_measure
+from trimtab.search.filling import filled, filling_error, to_measure
 from trimtab.search.latency_table import needed_times, time_layers
 from trimtab.search.meter import Meter
 from trimtab.search.space import LayerShape, Option, Unit, narrower, shapes_of, units_of
@@ -36,12 +36,26 @@ NEGLIGIBLE_LOSS = 0.005
 """Divergence (of 1: as much as the outputs vary) below which a unit's storage in integers is taken as free."""
 
 
+class LatencyFit(Record):
+    """ms of a network = `of_sum` · sum of its layers' ms + `of_macs` · their MACs + `of_layers` · their number
+    + `constant`. The errors are relative, of whole networks that were left out of the fit.
+    """
+
+    of_sum: float = 1.0
+    of_macs: float = 0.0
+    of_layers: float = 0.0
+    constant: float = 0.0
+    median_error: float | None = None
+    worst_error: float | None = None
+
+
 class Profile(Record):
     """Everything that the search needs, as data.
 
     `baseline` holds the float network's size (bytes), latency (ms), macs and bops. `overhead_bytes` is what an artifact
-    holds besides weights, scales and biases. `latency_table` has ms by kernel, `latency_scale` turns their sum into the
-    time of a network.
+    holds besides weights, scales and biases. `latency_table` has ms by kernel, where latency is of interest, and
+    `latency_fit` makes of them the time of a network. `filling_error` is the median relative error of losses that were
+    not measured.
     """
 
     fingerprint: str
@@ -53,7 +67,8 @@ class Profile(Record):
     baseline: dict[str, float]
     overhead_bytes: float = 0.0
     latency_table: dict[str, float] = Field(default_factory=dict)
-    latency_scale: float = 1.0
+    latency_fit: LatencyFit = LatencyFit()
+    filling_error: float | None = None
 
 
 class Memo(Protocol):
@@ -155,7 +170,7 @@ def build_profile(
     orders = {group: tuple(order) for group, order in ranked.items()}
     units = units_of(network, target, orders, narrower(limited, target))
     layers = shapes_of(network, units)
-    needed = needed_times(units, layers)
+    needed = needed_times(units, layers) if "latency" in limited else {}
     with progress.stage("profile", total=sum(len(unit.options) for unit in units) + len(needed)) as advance:
         with seeded(seed, 0, task.train):
             units = measure_losses(network, task, target, units, memo=memo, advance=advance)
@@ -169,6 +184,7 @@ def build_profile(
         layers=tuple(layers),
         baseline=dict(baseline),
         latency_table=table,
+        filling_error=filling_error(units),
     )
 
 

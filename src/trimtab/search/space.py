@@ -117,7 +117,7 @@ def units_of(
     units = []
     for group in network.groups:
         owned = alone.get(group.name)
-        parameters = {member.parameter for member in group.members}
+        parameters = {member.parameter for member in group.members if member.role != "buffer"}
         unit = Unit(
             name=group.name,
             group=group.name,

@@ -78,7 +78,7 @@ def all_costs(profile: Profile) -> dict[str, Cost]:
 
 
 def latency_parts(profile: Profile, plan: Plan) -> tuple[float, float, float]:
-    """What a latency model is made of: the sum of the times of a plan's layers, in ms, their MACs, how many there are."""
+    """What a latency model is made of: the sum of the times of a plan's layers (ms), their MACs, their number."""
     choice = _choice_of(profile, plan)
     by_sum, by_macs, by_layers = _latency_parts(profile, Costs(profile.units, profile.layers))
     return by_sum.at(choice), by_macs.at(choice), by_layers.at(choice)

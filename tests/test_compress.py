@@ -197,3 +197,17 @@ def test_a_plan_for_another_network_is_refused(finished, task):
     other.head = torch.nn.Linear(192, 5)
     with pytest.raises(PlanError, match=r"plan: it is for the network .*; use the plan's own task"):
         apply(capture(other, task.train[0][0]), finished[1].plan)
+
+
+@pytest.mark.parametrize("order", ["prune-then-quantize", "quantize-then-prune", "quantize-only", "prune-only"])
+def test_every_order_delivers_what_it_trained(task, tmp_path, order):
+    size = "60%" if order == "prune-only" else "9%"
+    result = run(task, tmp_path / "run", Options(epochs=2, order=order), size=size, drop=0.5)
+    assert result.met
+    assert result.proof.agreement == 1.0
+    cuts, rounds = result.plan.thins, bool(result.plan.layers)
+    assert rounds == (order != "prune-only")
+    assert cuts or order != "prune-only"
+    assert not cuts or order != "quantize-only"
+    trained = list((tmp_path / "run").glob("recover-*"))
+    assert len(trained) == (2 if cuts and rounds else 1)

@@ -45,7 +45,8 @@ from trimtab.search import (
     fitted,
     fitting_plan,
     random_plans,
-    search,
+    search_in_order,
+    stages_of,
     stats_for,
     widest_plan,
 )
@@ -274,7 +275,7 @@ class Job:
         rungs = [Rung(fraction=1.0, plan=widest, judgement=self.judged(widest))]
         with self.stage("frontier", total=len(LADDER)) as advance:
             for fraction in LADDER[1:]:
-                plan = search(profile, Budget(size=f"{fraction * full:.0f}B"))
+                plan = search_in_order(profile, Budget(size=f"{fraction * full:.0f}B"), self.options.order)
                 if plan is not None and plan != rungs[-1].plan:
                     rungs.append(Rung(fraction=fraction, plan=plan, judgement=self.judged(plan)))
                 advance()
@@ -284,7 +285,7 @@ class Job:
         """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop."""
         profile, baseline = self.profile, self.baseline
         with self.stage("search"):
-            return fitting_plan(profile, self.budget, baseline, self.judged)
+            return fitting_plan(profile, self.budget, baseline, self.judged, self.options.order)
 
     # ── carry a plan out ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -295,11 +296,15 @@ class Job:
         with seeded(self.seed, 0, self.task.train):
             return [inputs for inputs, _ in first_batches(self.task.train, rows)]
 
-    def settled(self, plan: Plan) -> Network:
-        """The plan applied, and what it costs made up for in closed form, from data; nothing trained."""
-        applied = apply(self.network, plan, stats_for(plan, self.network, self.task, seed=self.seed))
+    def settled(self, plan: Plan, original: Network | None = None) -> Network:
+        """The plan applied, and what it costs made up for in closed form, from data; nothing trained.
+
+        To the task's network, or to an `original` in its place.
+        """
+        original = original or self.network
+        applied = apply(original, plan, stats_for(plan, original, self.task, seed=self.seed))
         if plan.thins or any(decision.solver != "nearest" for decision in plan.layers):
-            return repair(applied, self.network, plan, self.calibration)
+            return repair(applied, original, plan, self.calibration)
         return settle(applied, self.calibration)
 
     def judged(self, plan: Plan) -> Judgement:
@@ -316,9 +321,7 @@ class Job:
         key = _key(number, proposal)
 
         def compute() -> dict[str, Any]:
-            network = self._beginning(proposal, tried)
-            if trains and self.options.recover:
-                network = self._recovered(network, number, proposal)
+            network = self._carried_out(proposal, tried, trains=trains and self.options.recover)
             self.run.write(_file("network", key), save_tensors(network.state_dict()))
             judged = self._judge(network, proposal.plan)
             return Attempt(plan=proposal.plan, judgement=judged, continues=proposal.continues).model_dump(mode="json")
@@ -351,14 +354,26 @@ class Job:
         assert self.task.test is not None  # split_test made one
         return prove(artifact, network, self.task.test)
 
-    def _beginning(self, proposal: Proposal, tried: list[Attempt]) -> Network:
-        if proposal.continues is None:
-            return self.settled(proposal.plan)
-        return self.trained(proposal.continues, tried[proposal.continues])
+    def _carried_out(self, proposal: Proposal, tried: list[Attempt], *, trains: bool) -> Network:
+        """The proposal's network: trained on from an earlier one, or from the plan, stage by stage of the order."""
+        if proposal.continues is not None:
+            network, key = self.trained(proposal.continues, tried[proposal.continues]), _key(len(tried), proposal)
+            return self._recovered(network, proposal.plan, key, len(tried)) if trains else network
+        stages = stages_of(proposal.plan, self.options.order) if trains else (proposal.plan,)
+        original = self.network
+        for place, plan in enumerate(stages):
+            network = self.settled(_left_of(plan, original), original)
+            if trains:
+                key = _key(len(tried), Proposal(plan=plan))
+                network = self._recovered(network, plan, key, len(tried), of=len(stages))
+            original = network if place + 1 == len(stages) else network.dequantize()
+        return original
 
-    def _recovered(self, network: Network, number: int, proposal: Proposal) -> Network:
-        plan, steps = proposal.plan, batches_in(self.task.train)
+    def _recovered(self, network: Network, plan: Plan, key: str, number: int, of: int = 1) -> Network:
+        """Trained, for a round's epochs or, of several stages, its share of them."""
+        steps = batches_in(self.task.train)
         epochs = self.options.epochs or max(1, min(_MOST_EPOCHS, round(_RECOVERY_STEPS / max(steps, 1))))
+        epochs = max(1, round(epochs / of))
         with self.stage("recover", total=epochs * steps) as advance:
             done = 0
 
@@ -374,7 +389,7 @@ class Job:
                 epochs=epochs,
                 seed=self.seed + number,
                 settings=_SETTINGS if plan.thins else _SETTINGS_UNCUT,
-                checkpoint=self.run.file(_file("recover", _key(number, proposal))),
+                checkpoint=self.run.file(_file("recover", key)),
                 on_step=on_step,
                 deadline=self._deadline(),
             ).network
@@ -401,6 +416,13 @@ class Job:
 def _key(number: int, tried: Proposal | Attempt) -> str:
     """Names an attempt: its place, its plan, and what it began from."""
     return f"attempt {number} {Proposal(plan=tried.plan, continues=tried.continues).to_json()}"
+
+
+def _left_of(plan: Plan, network: Network) -> Plan:
+    """What is left to do of a plan where its cuts are made already."""
+    if network.fingerprint == plan.fingerprint:
+        return plan
+    return plan.model_copy(update={"fingerprint": network.fingerprint, "groups": (), "branches": ()})
 
 
 def _file(kind: str, key: str) -> str:

@@ -19,7 +19,7 @@ from trimtab.search import (
     widest_plan,
 )
 from trimtab.search.latency_table import needed_times
-from trimtab.search.plan_search import _choice_of, plan_of
+from trimtab.search.plan_search import choice_of, plan_of
 from trimtab.search.profile import LatencyFit
 
 
@@ -34,7 +34,7 @@ def profile():
 def test_a_choice_comes_back_from_its_plan(profile, seed):
     choice = random_choice(profile, np.random.default_rng(seed))
     plan = plan_of(profile, choice)
-    found = _choice_of(profile, plan)
+    found = choice_of(profile, plan)
     assert plan_of(profile, found) == plan
     # Of what is in a removed branch the plan says nothing; everything else comes back as it was.
     removed = {decision.branch for decision in plan.branches}

@@ -24,9 +24,13 @@ from trimtab.commands.shared import (
     begun,
     budgets_of,
 )
+from trimtab.plan import Order
 
 Criterion = Annotated[
     str, typer.Option(help="What ranks the channels: taylor, obs, magnitude, …; another word lists them.")
+]
+OrderOption = Annotated[
+    Order, typer.Option(help="Prune and quantize at once, one after the other, or one of them alone.")
 ]
 Confidence = Annotated[
     float | None, typer.Option(help="Keep the drop for so many of the resampled test sets (0.95), not just on average.")
@@ -49,6 +53,7 @@ def compress_command(
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of one round of recovery.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so much time and keep the best.")] = None,
     criterion: Criterion = "taylor",
+    order: OrderOption = "joint",
     batch: Annotated[int, typer.Option(min=1, help="Rows at a time, for latency and memory.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads, for latency.")] = 1,
     confidence: Confidence = None,
@@ -68,6 +73,7 @@ def compress_command(
         epochs=epochs,
         minutes=minutes,
         criterion=criterion,
+        order=order,
         batch=batch,
         threads=threads,
         confidence=confidence,

@@ -14,6 +14,7 @@ from trimtab.plan.hotspots import Kind as Kind
 from trimtab.plan.hotspots import OperatorTime as OperatorTime
 from trimtab.plan.hotspots import Timeline as Timeline
 from trimtab.plan.options import Options as Options
+from trimtab.plan.options import Order as Order
 from trimtab.plan.penalty import Penalty as Penalty
 from trimtab.plan.plan import BranchDecision as BranchDecision
 from trimtab.plan.plan import GroupDecision as GroupDecision

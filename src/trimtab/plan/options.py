@@ -1,10 +1,13 @@
 """What decides a run's result besides its task, target, seed and budget."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from trimtab.plan.record import Record
+
+Order = Literal["joint", "prune-then-quantize", "quantize-then-prune", "quantize-only", "prune-only"]
+"""Whether pruning and quantization are decided and trained at once, one after the other, or one of them alone."""
 
 
 class Options(Record):
@@ -22,6 +25,7 @@ class Options(Record):
     minutes: Annotated[float, Field(gt=0)] | None = None
     rounds: Annotated[int, Field(ge=1)] = 3
     criterion: str = "taylor"
+    order: Order = "joint"
     batch: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int, Field(ge=1)] = 1
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None

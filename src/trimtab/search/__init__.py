@@ -6,6 +6,8 @@ from trimtab.search.fitting import fitting_plan as fitting_plan
 from trimtab.search.latency_model import WHOLE_NETWORKS as WHOLE_NETWORKS
 from trimtab.search.latency_model import fitted as fitted
 from trimtab.search.latency_model import random_plans as random_plans
+from trimtab.search.order import search_in_order as search_in_order
+from trimtab.search.order import stages_of as stages_of
 from trimtab.search.plan_search import anchored as anchored
 from trimtab.search.plan_search import least as least
 from trimtab.search.plan_search import predicted as predicted

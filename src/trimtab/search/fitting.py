@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from trimtab.plan import Budget, Limit, Plan
-from trimtab.search.plan_search import search
+from trimtab.plan import Budget, Limit, Order, Plan
+from trimtab.search.order import search_in_order
 from trimtab.search.profile import Profile
 from trimtab.search.strategy import Judgement
 
@@ -12,7 +12,11 @@ _MARGIN = 1.005
 
 
 def fitting_plan(
-    profile: Profile, budget: Budget, baseline: Mapping[str, float], judge: Callable[[Plan], Judgement]
+    profile: Profile,
+    budget: Budget,
+    baseline: Mapping[str, float],
+    judge: Callable[[Plan], Judgement],
+    order: Order = "joint",
 ) -> Plan | None:
     """The plan of least predicted loss whose artifact, as judged, keeps every limit but the drop; None when none does.
 
@@ -21,7 +25,7 @@ def fitting_plan(
     tighten: dict[str, float] = {}
     searched = budget
     for _ in range(_ROUNDS):
-        plan = search(profile, searched, tighten=tighten)
+        plan = search_in_order(profile, searched, order, tighten=tighten)
         if plan is None:
             return None
         judged = judge(plan)

@@ -58,7 +58,7 @@ def least(profile: Profile, quantity: str, under: Sequence[Limit] = ()) -> float
 
 def predicted(profile: Profile, plan: Plan) -> dict[str, float]:
     """Predicted loss and costs of a plan whose choices are on offer in the profile."""
-    choice = _choice_of(profile, plan)
+    choice = choice_of(profile, plan)
     return {quantity: cost.at(choice) for quantity, cost in all_costs(profile).items()}
 
 
@@ -79,7 +79,7 @@ def all_costs(profile: Profile) -> dict[str, Cost]:
 
 def latency_parts(profile: Profile, plan: Plan) -> tuple[float, float, float]:
     """What a latency model is made of: the sum of the times of a plan's layers (ms), their MACs, their number."""
-    choice = _choice_of(profile, plan)
+    choice = choice_of(profile, plan)
     by_sum, by_macs, by_layers = _latency_parts(profile, Costs(profile.units, profile.layers))
     return by_sum.at(choice), by_macs.at(choice), by_layers.at(choice)
 
@@ -124,7 +124,8 @@ def _stored(layer: str, option: Option) -> LayerDecision:
     )
 
 
-def _choice_of(profile: Profile, plan: Plan) -> list[int]:
+def choice_of(profile: Profile, plan: Plan) -> list[int]:
+    """The option of every unit that a plan of this profile takes; any where it says nothing. Raises: ConfigError."""
     kept = {decision.group: len(decision.kept) for decision in plan.groups}
     removed = {decision.branch for decision in plan.branches if decision.removed}
     gone = removed | {unit.name for unit in profile.units if removed.intersection(unit.within)}

@@ -20,9 +20,9 @@ from trimtab.tasks import load_task
 
 LADDER = (1.0, 0.5)
 SECONDS = 0.05
-BUDGET = {"size": "11kB", "drop": "0.1"}
+BUDGET = {"size": "11kB", "macs": "60%", "drop": "0.1"}
 OPTIONS = Options(epochs=4)
-COMMAND = ("--size", "11kB", "--drop", "0.1", "--epochs", "4")
+COMMAND = ("--size", "11kB", "--macs", "60%", "--drop", "0.1", "--epochs", "4")
 
 SOURCE = """\
 import torch

@@ -160,8 +160,8 @@ def _add(a: Codes, b: Codes) -> Pending:
     def write(scale: Tensor, zero: Tensor) -> Tensor:
         # The kernel's order of roundings; another order differs in some sums that lie on a tie.
         ra, rb = a.scale / scale, b.scale / scale
-        offset = zero - _fused(ra, a.zero_point, rb * b.zero_point)
-        return _fused(ra, a.codes, _fused(rb, b.codes, offset)).round()
+        offset = zero - fused(ra, a.zero_point, rb * b.zero_point)
+        return fused(ra, a.codes, fused(rb, b.codes, offset)).round()
 
     return Pending(write=write, read=lambda: a.values() + b.values())
 
@@ -175,7 +175,7 @@ def _multiply(a: Codes, b: Codes) -> Pending:
     )
 
 
-def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+def fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """a·b + c, rounded to float32 once: the product of two float32 is exact in float64."""
     return (a.double() * b.double() + c.double()).float()
 

@@ -55,8 +55,9 @@ def compress(
             rungs,
             tried,
             job.fitting,
+            job.sized,
             trains=job.options.recover and not job.out_of_time(),
-            rounds=job.options.rounds,
+            rounds=job.rounds,
         ):  # search
             tried.append(job.carry_out(proposal, tried))  # apply, recover, lower, judge
         if not tried:  # nothing keeps the limits on costs

@@ -69,6 +69,7 @@ _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
 _CALIBRATION_BYTES = 2**31
 """What the values that calibration keeps at a time may take."""
 
+_ROUNDS = 3
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
 
 
@@ -275,11 +276,20 @@ class Job:
         rungs = [Rung(fraction=1.0, plan=widest, judgement=self.judged(widest))]
         with self.stage("frontier", total=len(LADDER)) as advance:
             for fraction in LADDER[1:]:
-                plan = search_in_order(profile, Budget(size=f"{fraction * full:.0f}B"), self.options.order)
+                plan = self.sized(fraction * full)
                 if plan is not None and plan != rungs[-1].plan:
                     rungs.append(Rung(fraction=fraction, plan=plan, judgement=self.judged(plan)))
                 advance()
         return rungs
+
+    @property
+    def rounds(self) -> int | None:
+        """How many attempts there may be; None: as many as there is time for."""
+        return self.options.rounds or (_ROUNDS if self.options.minutes is None else None)
+
+    def sized(self, at_most: float) -> Plan | None:
+        """The plan of least predicted loss of at most so many bytes."""
+        return search_in_order(self.profile, Budget(size=f"{at_most:.0f}B"), self.options.order)
 
     def fitting(self) -> Plan | None:
         """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop."""

@@ -8,6 +8,9 @@ from trimtab.plan import Budget, FrontierPoint, Limit, Plan, Record
 LADDER = (1.0, 0.8, 0.65, 0.5, 0.4, 0.3, 0.22, 0.16, 0.12)
 """Sizes that are tried to draw the frontier, as fractions of the network with everything in integers."""
 
+_BOLDER, _CLOSE = 0.75, 1.07
+"""How much smaller the next try is while nothing was too small, and how near two sizes need to be to stop."""
+
 _RECOVERS = 6.0
 """How many times the allowed drop a plan may lose before training and still be worth training."""
 
@@ -62,17 +65,19 @@ def propose(
     rungs: Sequence[Rung],
     tried: Sequence[Attempt],
     fitting: Callable[[], Plan | None],
+    sized: Callable[[float], Plan | None],
     *,
     trains: bool,
-    rounds: int,
+    rounds: int | None,
 ) -> Proposal | None:
     """The next thing to try; None when the budget is met as well as can be, or there is nothing left to try.
 
-    `fitting` gives the plan of least predicted loss whose artifact keeps all limits but the drop.
-    With limits on costs, that plan is trained, and trained on while the drop is too large. With a limit on the drop
-    alone, the ladder is searched by bisection for the smallest network that keeps it.
+    `fitting` gives the plan of least predicted loss whose artifact keeps all limits but the drop, `sized` that of at
+    most so many bytes. `rounds` bounds the tries; None: nothing but the caller's patience.
+    With limits on costs, the plan that fits is trained, and trained on while the drop is too large. With a limit on the
+    drop alone the smallest network that keeps it is searched.
     """
-    if len(tried) >= (rounds if trains else 1):
+    if len(tried) >= (1 if not trains else rounds or math.inf):
         return None
     if any(limit.quantity != "drop" for limit in budget.limits):
         if not tried:
@@ -81,22 +86,38 @@ def propose(
         if not tried[-1].judgement.broken(budget, baseline):
             return None
         return Proposal(plan=tried[-1].plan, continues=len(tried) - 1)
-    return _bisect(budget.limits[0], rungs, tried, trains=trains)
+    plan = _smaller_or_larger(budget.limits[0], rungs, tried, sized, trains=trains)
+    return None if plan is None or plan in [attempt.plan for attempt in tried] else Proposal(plan=plan)
 
 
-def _bisect(drop: Limit, rungs: Sequence[Rung], tried: Sequence[Attempt], *, trains: bool) -> Proposal | None:
-    """The next rung between the smallest that kept the drop and the largest that did not."""
-    worth = drop.model_copy(update={"at_most": drop.at_most * _RECOVERS}) if trains else drop
-    places = {rung.plan: i for i, rung in enumerate(rungs)}
-    kept = [places[a.plan] for a in tried if drop.allows(a.judgement.drop)]
-    lost = [places[a.plan] for a in tried if not drop.allows(a.judgement.drop)]
-    low, high = max(kept, default=-1), min(lost, default=len(rungs))
+def _smaller_or_larger(
+    drop: Limit,
+    rungs: Sequence[Rung],
+    tried: Sequence[Attempt],
+    sized: Callable[[float], Plan | None],
+    *,
+    trains: bool,
+) -> Plan | None:
+    """What to try between the smallest that kept the drop and the largest below it that did not.
+
+    The ladder says where to begin. Then sizes are halved (of their ratio), until the two are within 7 % of each other;
+    while nothing was too small, each is a quarter smaller than the one before.
+    """
     if not tried:
-        promising = [i for i, rung in enumerate(rungs) if worth.allows(rung.judgement.drop)]
-        start = max(promising, default=0)
-    else:
-        start = low + 1 if high == len(rungs) else (low + high) // 2
-    return Proposal(plan=rungs[start].plan) if low < start < high else None
+        worth = drop.model_copy(update={"at_most": drop.at_most * _RECOVERS}) if trains else drop
+        promising = [rung for rung in rungs if worth.allows(rung.judgement.drop)]
+        return (promising or rungs[:1])[-1].plan
+    kept = [a.judgement.costs["size"] for a in tried if drop.allows(a.judgement.drop)]
+    smallest = min(kept, default=rungs[0].judgement.costs["size"])
+    lost = [a.judgement.costs["size"] for a in tried if not drop.allows(a.judgement.drop)]
+    below = [size for size in lost if size < smallest]
+    if not kept and not below:
+        return None
+    if not below:
+        return sized(smallest * _BOLDER)
+    if smallest / max(below) > _CLOSE:
+        return sized(math.sqrt(smallest * max(below)))
+    return None if kept else rungs[0].plan
 
 
 def best_of(budget: Budget, baseline: Mapping[str, float], tried: Sequence[Attempt]) -> int:

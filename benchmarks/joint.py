@@ -8,7 +8,7 @@ Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 from functools import partial
 from pathlib import Path
 
-from jointly import latency, layers, without_training
+from jointly import budgets, latency, layers, orders, search_time, without_training
 from parts import Part, main
 
 WORK = Path("runs/joint")
@@ -25,6 +25,13 @@ def parts(quick: bool) -> dict[str, Part]:
         found[name.replace(" ", "-").replace("−", "minus-")] = partial(
             without_training.run, name, folder=WORK / "files", **rows
         )
+    few_epochs = {"epochs": 1} if quick else {}
+    for name in orders.DROPS:
+        for order in orders.ORDERS:
+            found[f"order-{name}-{order}"] = partial(orders.run, name, order, folder=WORK / "files", **few_epochs)
+    for name in budgets.budgets():
+        found[name] = partial(budgets.run, name, folder=WORK / "files", **few_epochs)
+    found |= {f"search-{name}": partial(search_time.run, name) for name in search_time.GOALS}
     for case in latency.CASES:
         short = {"networks": (4, 2), "seconds": 0.1} if quick else {}
         found[latency.name_of(*case)] = partial(latency.run, *case, **short)
@@ -32,4 +39,4 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (layers, without_training, latency), parts)
+    main(__doc__ or "", WORK, (layers, without_training, orders, latency, search_time, budgets), parts)

@@ -14,9 +14,9 @@ class Options(Record):
     """What a user may set, each with a default.
 
     `epochs` of one round of recovery; None: about 2500 steps, at most 30 epochs. At most so many `rounds`; None: as
-    many as `minutes` allow, or three. After `minutes` of the whole run, training stops and no further round begins; the rest
-    is finished. It is no part of a run's identity: the same run may be continued with more time. A run that it cuts
-    short is the only one whose result depends on the clock.
+    many as `minutes` allow, or three. After `minutes` of the whole run, training stops and no further round begins; the
+    rest is finished. It is no part of a run's identity: the same run may be continued with more time. A run that it
+    cuts short is the only one whose result depends on the clock.
     Latency and memory are those of `batch` rows at a time on so many `threads`.
     With a `confidence` a limit on the drop is kept by so many of the resamples of the rows, not by the estimate alone.
     """

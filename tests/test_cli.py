@@ -263,6 +263,8 @@ def test_a_loss_that_cannot_be_used(refuses, tmp_path, change, message):
         (("--latency", "0ms"), "latency '0ms' leaves nothing"),
         (("--drop", "0.1", "--target", "abacus"), "unknown target 'abacus'; known: .*onnxruntime"),
         (("--drop", "0.1", "--criterion", "luck"), "unknown criterion 'luck'; known: ablation, activation"),
+        (("--size", "9kB", "--refine", "luck"), "refine: Input should be 'none', 'tpe', 'grid', .*, got 'luck'"),
+        (("--drop", "0.1", "--refine", "grid"), "refine 'grid': plans are refined under limits on costs"),
     ],
 )
 def test_a_budget_or_an_option_that_cannot_be_used(refuses, finished, tmp_path, options, message):

@@ -184,6 +184,58 @@ def test_a_family_is_profiled_once_and_each_of_its_budgets_is_answered_as_if_alo
         compress(task, budget=Budget(macs="60%"), run=tmp_path / "third", profiled=tmp_path / "alone")
 
 
+LIMITS = {"size": "6kB", "bops": "1%"}
+
+
+def judged_in(folder, kind):
+    """Plans and judgements that a run has in its journal."""
+    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    values = {line["key"]: line["value"] for line in lines if line.get("event") == "value"}
+    assert len(values) == sum(line.get("event") == "value" for line in lines)  # nothing was worked out twice
+    return {key.removeprefix(kind): value for key, value in values.items() if key.startswith(kind)}
+
+
+def test_refinement_is_never_worse_on_val_and_goes_on_after_a_kill(task, tmp_path, monkeypatch):
+    plain = run(task, tmp_path / "plain", Options(recover=False), **LIMITS)
+    options = Options(recover=False, refine="random", trials=3)
+    result = run(task, tmp_path / "whole", options, **LIMITS)
+    judged = judged_in(tmp_path / "whole", "judged ")
+    delivered, own = (judged[each.plan.to_json()] for each in (result, plain))
+    assert (delivered["drop"], delivered["divergence"]) <= (own["drop"], own["divergence"])
+    assert result.met
+    assert len(judged) == len(judged_in(tmp_path / "plain", "judged ")) + 3
+    assert "refine" in result.seconds
+    late = run(task, tmp_path / "late", options.model_copy(update={"minutes": 1e-3}), **LIMITS)
+    assert late.plan == plain.plan
+
+    compute, calls = Job.settled, []
+
+    def killed(job, plan):
+        calls.append(plan)
+        if len(calls) == len(judged) - 1:
+            raise KeyboardInterrupt
+        return compute(job, plan)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "settled", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(task, tmp_path / "killed", options, **LIMITS)
+    assert len(judged_in(tmp_path / "killed", "judged ")) == len(judged) - 2
+    again = run(task, tmp_path / "killed", options, **LIMITS)
+    assert again.plan == result.plan
+    assert judged_in(tmp_path / "killed", "judged ") == judged
+    assert (tmp_path / "killed" / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()
+
+
+def test_the_best_of_a_refinement_are_trained_for_a_while_and_one_in_full(task, tmp_path):
+    result = run(task, tmp_path / "run", Options(epochs=1, refine="grid", trials=3), **LIMITS)
+    finals = judged_in(tmp_path / "run", "briefly trained ")
+    assert 2 <= len(finals) <= 4
+    value = finals[result.plan.to_json()]
+    assert value["drop"] == min(other["drop"] for other in finals.values())
+    assert len(judged_in(tmp_path / "run", "attempt 0 ")) == 1
+
+
 def test_several_limits_at_once(task, tmp_path):
     result = run(task, tmp_path / "run", Options(recover=False), latency="50x", macs="90%", bops="6%")
     assert result.met, result.why

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import sys
 from dataclasses import replace
 from importlib import import_module
 
@@ -108,6 +109,10 @@ def test_wrong_options_leave_no_folder(task, tmp_path):
     refused(ConfigError, "unknown target 'abacus'; known: .*onnxruntime", task, folder, target="abacus")
     for options in ({"minutes": 0.0}, {"epochs": 0}, {"rounds": 0}):
         refused(ConfigError, next(iter(options)), task, folder, **options)
+    refused(
+        ConfigError, "refine 'grid': plans are refined under limits on costs, got .*drop", task, folder, refine="grid"
+    )
+    refused(ConfigError, "refine: Input should be 'none', 'tpe', 'grid'.*, got 'luck'", task, folder, refine="luck")
     with torch.no_grad():
         sick = type(task.model)()
         sick.conv1.weight[0] = torch.nan
@@ -121,6 +126,14 @@ def test_a_target_whose_package_is_missing(task, tmp_path, monkeypatch):
     TARGETS.register("abacus", "abacus_that_is_not_there.runtime:Core", extra="abacus")
     message = r"target 'abacus' needs the package 'abacus_that_is_not_there'; pip install 'trimtab\[abacus\]'"
     refused(MissingPackageError, message, task, tmp_path / "run", target="abacus")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sampler_whose_package_is_missing(task, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "trimtab.search.sampling.learning", raising=False)
+    message = r"sampler 'tpe' needs the package 'optuna'; pip install 'trimtab\[search\]'"
+    refused(MissingPackageError, message, task, tmp_path / "run", budget=Budget(size="50%"), refine="tpe")
     assert not (tmp_path / "run").exists()
 
 

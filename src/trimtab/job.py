@@ -6,7 +6,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,8 +33,10 @@ from trimtab.recover.stepwise import bytes_a_row
 from trimtab.report import Stages
 from trimtab.run import Run
 from trimtab.search import (
+    FINALISTS,
     WHOLE_NETWORKS,
     Attempt,
+    Fit,
     Judgement,
     Profile,
     Proposal,
@@ -42,9 +44,11 @@ from trimtab.search import (
     anchored,
     best_of,
     build_profile,
+    find_fit,
     fitted,
-    fitting_plan,
     random_plans,
+    refined,
+    sampler,
     search_in_order,
     stages_of,
     stats_for,
@@ -52,10 +56,12 @@ from trimtab.search import (
 )
 from trimtab.search.profile import first_batches
 from trimtab.search.pruning.scoring import scorer
+from trimtab.search.sampling import SAMPLERS
 from trimtab.search.strategy import LADDER
 from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
 from trimtab.tasks.rows import batches_in
+from trimtab.tasks.shorter import shortened
 
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
@@ -71,6 +77,10 @@ _CALIBRATION_BYTES = 2**31
 
 _ROUNDS = 3
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
+_BRIEF, _LEAST_STEPS = 1 / 8, 32
+"""The share of the training that the finalists of a refinement get, and so many steps at least."""
+_REFINING = 0.5
+"""The share of `minutes` after which refinement ends."""
 
 
 class Job:
@@ -109,6 +119,7 @@ class Job:
             raise ConfigError(f"seed: must be 0 or more, got {seed}")
         target_of(target)
         scorer(options.criterion, Stats(), UnitCriterion, of="channels")
+        _check_refinement(options, budget)
         validate(task)
         try:
             run = Run.open(
@@ -292,10 +303,55 @@ class Job:
         return search_in_order(self.profile, Budget(size=f"{at_most:.0f}B"), self.options.order)
 
     def fitting(self) -> Plan | None:
-        """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop."""
+        """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop.
+
+        With `refine` the best plan that is found around it.
+        """
         profile, baseline = self.profile, self.baseline
         with self.stage("search"):
-            return fitting_plan(profile, self.budget, baseline, self.judged, self.options.order)
+            fit = find_fit(profile, self.budget, baseline, self.judged, self.options.order)
+        if fit is None or self.options.refine == "none":
+            return None if fit is None else fit.plan
+        plan = self.run.remember("refined", lambda: self._refined(fit).to_json())
+        return Plan.from_json(plan, where=f"{self.run.path}: refined")
+
+    def _refined(self, fit: Fit) -> Plan:
+        trials, trains = self.options.trials, self.options.recover
+        with self.stage("refine", total=trials + FINALISTS * trains) as advance:
+            return refined(
+                self.profile,
+                fit,
+                self._in_time("judged", self.judged, advance),
+                self._in_time("briefly trained", self._briefly_trained, advance) if trains else None,
+                budget=self.budget,
+                baseline=self.baseline,
+                sampler=sampler(self.options.refine, seed=self.seed, trials=trials),
+                trials=trials,
+            )
+
+    def _in_time(
+        self, kind: str, judge: Callable[[Plan], Judgement], advance: Any
+    ) -> Callable[[Plan], Judgement | None]:
+        """`judge`, who gives no more judgements than are there already when the time for refinement is over."""
+
+        def judged(plan: Plan) -> Judgement | None:
+            known = f"{kind} {plan.to_json()}" in self.run
+            found = judge(plan) if known or not self.out_of_time(_REFINING) else None
+            advance()
+            return found
+
+        return judged
+
+    def _briefly_trained(self, plan: Plan) -> Judgement:
+        """What the plan comes to after an eighth of the training."""
+
+        def compute() -> dict[str, Any]:
+            steps = max(_LEAST_STEPS, round(_BRIEF * self._epochs * batches_in(self.task.train)))
+            epochs, task = shortened(self.task, steps)
+            network = self._train(self.settled(plan), plan, task, epochs=epochs, seed=self.seed)
+            return self._judge(network, plan).model_dump()
+
+        return Judgement(**self.run.remember(f"briefly trained {plan.to_json()}", compute))
 
     # ── carry a plan out ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -381,9 +437,7 @@ class Job:
 
     def _recovered(self, network: Network, plan: Plan, key: str, number: int, of: int = 1) -> Network:
         """Trained, for a round's epochs or, of several stages, its share of them."""
-        steps = batches_in(self.task.train)
-        epochs = self.options.epochs or max(1, min(_MOST_EPOCHS, round(_RECOVERY_STEPS / max(steps, 1))))
-        epochs = max(1, round(epochs / of))
+        epochs, steps = max(1, round(self._epochs / of)), batches_in(self.task.train)
         with self.stage("recover", total=epochs * steps) as advance:
             done = 0
 
@@ -392,17 +446,31 @@ class Job:
                 advance(now - done)
                 done = now
 
-            return recover(
-                hold_plan(network, plan) if plan.sparse else network,
+            return self._train(
+                network,
+                plan,
                 self.task,
-                teacher=self.network,
                 epochs=epochs,
                 seed=self.seed + number,
-                settings=_SETTINGS if plan.thins else _SETTINGS_UNCUT,
                 checkpoint=self.run.file(_file("recover", key)),
                 on_step=on_step,
-                deadline=self._deadline(),
-            ).network
+            )
+
+    @cached_property
+    def _epochs(self) -> int:
+        """Of one round of recovery."""
+        steps = max(batches_in(self.task.train), 1)
+        return self.options.epochs or max(1, min(_MOST_EPOCHS, round(_RECOVERY_STEPS / steps)))
+
+    def _train(self, network: Network, plan: Plan, task: Task, **how: Any) -> Network:
+        return recover(
+            hold_plan(network, plan) if plan.sparse else network,
+            task,
+            teacher=self.network,
+            settings=_SETTINGS if plan.thins else _SETTINGS_UNCUT,
+            deadline=self._deadline(),
+            **how,
+        ).network
 
     def _judge(self, network: Network, plan: Plan) -> Judgement:
         artifact = lower(network, self.target, self.file(CANDIDATE))
@@ -417,10 +485,20 @@ class Job:
         """Seconds spent on this run so far, over all attempts."""
         return sum(self.run.seconds().values())
 
-    def out_of_time(self) -> bool:
-        """Whether `minutes` are used up."""
-        deadline = self._deadline()
-        return deadline is not None and time.monotonic() >= deadline
+    def out_of_time(self, share: float = 1.0) -> bool:
+        """Whether this share of `minutes` is used up."""
+        return self.options.minutes is not None and self.spent() >= share * 60 * self.options.minutes
+
+
+def _check_refinement(options: Options, budget: Budget) -> None:
+    if options.refine == "none":
+        return
+    SAMPLERS.load(options.refine)
+    if not any(limit.quantity != "drop" for limit in budget.limits):
+        raise ConfigError(
+            f"refine {options.refine!r}: plans are refined under limits on costs, got {budget}; give one, such as "
+            "--size 20%, or leave --refine out"
+        )
 
 
 def _key(number: int, tried: Proposal | Attempt) -> str:

@@ -10,6 +10,7 @@ from trimtab.measure import (
     artifact_peak,
     bootstrap_drop,
     bops,
+    divergence,
     drop_of,
     evaluate,
     first_rows,
@@ -19,6 +20,7 @@ from trimtab.measure import (
 from trimtab.plan import Budget, Options, Plan, Target
 from trimtab.search import Judgement
 from trimtab.tasks import Task
+from trimtab.tasks.rows import tensors
 
 _LATENCY_SECONDS = 1.0
 
@@ -44,7 +46,8 @@ class Judge:
         confidence = self.options.confidence
         if confidence is not None:
             drop = bootstrap_drop(self._before, after, self.task.metric, seed=self.seed, confidence=confidence).limited
-        return Judgement(costs=self.costs(artifact, network, plan, baseline), drop=drop)
+        moved = None if self.options.refine == "none" else self._divergence(after)
+        return Judgement(costs=self.costs(artifact, network, plan, baseline), drop=drop, divergence=moved)
 
     def costs(
         self, artifact: Artifact, network: Network, plan: Plan | None, baseline: Mapping[str, float] | None
@@ -62,6 +65,9 @@ class Judge:
     def _before(self) -> Evaluation:
         """The original on the validation split."""
         return evaluate(self.original, self.task.val, self.task.metric)
+
+    def _divergence(self, after: Evaluation) -> float:
+        return divergence(tensors(after.outputs), tensors(self._before.outputs))
 
     def milliseconds(self, artifact: Artifact, baseline: Mapping[str, float] | None) -> float:
         """Latency beside the original's, in turn, on the baseline's scale: machines drift between two looks."""

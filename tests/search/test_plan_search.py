@@ -10,8 +10,8 @@ from trimtab.search import (
     Judgement,
     Profile,
     anchored,
+    find_fit,
     fitted,
-    fitting_plan,
     least,
     predicted,
     random_plans,
@@ -149,7 +149,7 @@ class Judge:
 def test_fitting_tightens_until_the_artifact_fits(profile):
     budget = Budget(size="20%", drop=0.01)
     judge = Judge(profile, factor=1.2)
-    plan = fitting_plan(profile, budget, profile.baseline, judge)
+    plan = find_fit(profile, budget, profile.baseline, judge).plan
     assert judge(plan).costs["size"] <= 0.2 * profile.baseline["size"]
     assert len(judge.seen) > 2
 
@@ -157,13 +157,13 @@ def test_fitting_tightens_until_the_artifact_fits(profile):
 def test_fitting_shrinks_the_file_until_the_memory_fits(profile):
     baseline = {**profile.baseline, "memory": 10 * profile.baseline["size"]}
     judge = Judge(profile, memory=10.0)
-    plan = fitting_plan(profile, Budget(memory="15%"), baseline, judge)
+    plan = find_fit(profile, Budget(memory="15%"), baseline, judge).plan
     assert judge(plan).costs["memory"] <= 0.15 * baseline["memory"]
 
 
 def test_memory_that_cannot_be_measured_fits_nowhere(profile):
-    assert fitting_plan(profile, Budget(memory="90%"), profile.baseline, Judge(profile)) is None
+    assert find_fit(profile, Budget(memory="90%"), profile.baseline, Judge(profile)) is None
 
 
 def test_nothing_fits_what_is_too_small(profile):
-    assert fitting_plan(profile, Budget(size="0.01%"), profile.baseline, Judge(profile)) is None
+    assert find_fit(profile, Budget(size="0.01%"), profile.baseline, Judge(profile)) is None

@@ -35,6 +35,9 @@ OrderOption = Annotated[
 Confidence = Annotated[
     float | None, typer.Option(help="Keep the drop for so many of the resampled test sets (0.95), not just on average.")
 ]
+Refine = Annotated[
+    str, typer.Option(help="Judge more plans than the best predicted: tpe, evolutionary, random or grid; none: do not.")
+]
 
 
 def compress_command(
@@ -57,6 +60,8 @@ def compress_command(
     batch: Annotated[int, typer.Option(min=1, help="Rows at a time, for latency and memory.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads, for latency.")] = 1,
     confidence: Confidence = None,
+    refine: Refine = "none",
+    trials: Annotated[int, typer.Option(min=1, help="How many plans --refine judges.")] = 16,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -77,6 +82,8 @@ def compress_command(
         batch=batch,
         threads=threads,
         confidence=confidence,
+        refine=refine,  # type: ignore[arg-type]  # a wrong one is refused with the list
+        trials=trials,
     )
     same: dict[str, Any] = {"run": where, "target": target, "seed": seed, "options": options, "spec": task}
     same |= {"progress": stages(quiet or as_json), "settings": settings}

@@ -18,6 +18,7 @@ class Options(Record):
     rest is finished. It is no part of a run's identity: the same run may be continued with more time. A run that it
     cuts short is the only one whose result depends on the clock.
     Latency and memory are those of `batch` rows at a time on so many `threads`.
+    `refine` names what draws other losses, with which up to `trials` more plans are found and judged.
     With a `confidence` a limit on the drop is kept by so many of the resamples of the rows, not by the estimate alone.
     """
 
@@ -31,3 +32,5 @@ class Options(Record):
     threads: Annotated[int, Field(ge=1)] = 1
     confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None
     calibration_rows: Annotated[int, Field(ge=1)] = 1024
+    refine: Literal["none", "tpe", "grid", "random", "evolutionary"] = "none"
+    trials: Annotated[int, Field(ge=1)] = 16

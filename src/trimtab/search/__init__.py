@@ -2,7 +2,8 @@
 
 from trimtab.search.answer import contradictions as contradictions
 from trimtab.search.answer import nearest as nearest
-from trimtab.search.fitting import fitting_plan as fitting_plan
+from trimtab.search.fitting import Fit as Fit
+from trimtab.search.fitting import find_fit as find_fit
 from trimtab.search.latency_model import WHOLE_NETWORKS as WHOLE_NETWORKS
 from trimtab.search.latency_model import fitted as fitted
 from trimtab.search.latency_model import random_plans as random_plans
@@ -21,6 +22,9 @@ from trimtab.search.pruning import Curves as Curves
 from trimtab.search.pruning import measure_curves as measure_curves
 from trimtab.search.pruning import prune as prune
 from trimtab.search.quantizing import quantize as quantize
+from trimtab.search.refine import FINALISTS as FINALISTS
+from trimtab.search.refine import refined as refined
+from trimtab.search.sampling import sampler as sampler
 from trimtab.search.standalone import profile as profile
 from trimtab.search.strategy import Attempt as Attempt
 from trimtab.search.strategy import Judgement as Judgement

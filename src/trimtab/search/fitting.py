@@ -1,6 +1,7 @@
 """From predicted to measured costs: the search is repeated with tighter bounds until the artifact itself fits."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from trimtab.plan import Budget, Limit, Order, Plan
 from trimtab.search.order import search_in_order
@@ -11,14 +12,24 @@ _ROUNDS = 5
 _MARGIN = 1.005
 
 
-def fitting_plan(
+class Fit(NamedTuple):
+    """A plan whose artifact fits, and what the search had to be asked for, so that it does."""
+
+    plan: Plan
+    judgement: Judgement
+    budget: Budget
+    tighten: Mapping[str, float]
+    order: Order
+
+
+def find_fit(
     profile: Profile,
     budget: Budget,
     baseline: Mapping[str, float],
     judge: Callable[[Plan], Judgement],
     order: Order = "joint",
-) -> Plan | None:
-    """The plan of least predicted loss whose artifact, as judged, keeps every limit but the drop; None when none does.
+) -> Fit | None:
+    """The plan of least predicted loss whose artifact, as judged, keeps every limit but the drop; None if none does.
 
     Memory cannot be predicted: where it is too much, a smaller file is asked for.
     """
@@ -31,7 +42,7 @@ def fitting_plan(
         judged = judge(plan)
         over = [limit for limit in judged.broken(budget, baseline) if limit.quantity != "drop"]
         if not over:
-            return plan
+            return Fit(plan, judged, searched, tighten, order)
         for limit in over:
             if limit.quantity not in judged.costs:
                 return None

@@ -16,10 +16,14 @@ _RECOVERS = 6.0
 
 
 class Judgement(Record):
-    """A candidate where choices are made: its costs in absolute units, and its drop on the validation split."""
+    """A candidate where choices are made: its costs in absolute units, and its drop on the validation split.
+
+    `divergence` of its outputs there from the original's, where plans are refined.
+    """
 
     costs: dict[str, float]
     drop: float
+    divergence: float | None = None
 
     def broken(self, budget: Budget, baseline: Mapping[str, float]) -> list[Limit]:
         """The limits of `budget` that these values break; what could not be measured is not kept."""

@@ -1,7 +1,5 @@
 """Criteria against loops over single weights, and against really leaving a unit out."""
 
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +8,7 @@ from torch import Tensor, nn
 from trimtab.errors import ConfigError, NumericsError
 from trimtab.graph import capture
 from trimtab.prune import CRITERIA
+from trimtab.prune.criteria import obs
 from trimtab.prune.criteria.magnitude import Magnitude
 from trimtab.prune.criteria.taylor import Taylor
 from trimtab.stats import Stats, collect
@@ -132,10 +131,10 @@ def surgery_errors(network, stats, left):
     for name, norm, columns in (("inner", "bn1", 9), ("head", None, 4)):
         weight = network.module.get_parameter(f"{name}.weight").detach().double().flatten(1)
         gram = stats.gram("gram", f"{name}.weight")[0]
-        gram = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram))
+        gram = gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
         at = torch.cat([torch.arange(unit * columns, (unit + 1) * columns) for unit in left])
         solved = torch.zeros_like(weight)
-        solved[:, at] = torch.linalg.solve(gram[at][:, at], gram[at] @ weight.T).T
+        solved[:, at] = torch.linalg.lstsq(gram[at][:, at], gram[at] @ weight.T, driver="gelsd").solution.T
         away = solved - weight
         gain = torch.ones(len(weight), dtype=torch.float64)
         if norm:
@@ -164,8 +163,20 @@ def test_obs_prices_units_alone_where_many_layers_read_them(monkeypatch):
     network = make_network()
     stats = collect(network, [(torch.randn(64, 2, 4, 4), None)], None, {"gram"})
     group = next(group for group in network.groups if group.width == 6)
-    monkeypatch.setattr(sys.modules["trimtab.prune.criteria.obs"], "_WIDEST", 10)
+    monkeypatch.setattr(obs, "_WIDEST", 10)
     values = CRITERIA.load("obs")()(network, group, stats).values.tolist()
     for unit, value in enumerate(values):
         one, other = surgery_errors(network, stats, sorted({*range(6)} - {unit}))
         assert value == pytest.approx((one**0.5 + other**0.5) ** 2, rel=1e-6)
+
+
+def test_obs_takes_nothing_for_a_unit_whose_readers_see_only_zeros():
+    network = make_network()
+    with torch.no_grad():
+        network.module.get_parameter("bn0.weight").zero_()
+        network.module.get_parameter("bn0.bias").fill_(-1.0)
+    stats = collect(network, [(torch.randn(64, 2, 4, 4), None)], None, {"gram"})
+    assert not stats.gram("gram", "inner.weight").any()
+    group = next(group for group in network.groups if group.width == 6)
+    network.module.get_parameter("head.weight").data.zero_()
+    assert CRITERIA.load("obs")()(network, group, stats).values.tolist() == [0.0] * 6

@@ -58,8 +58,8 @@ class Obs:
 
 
 class _Reader(NamedTuple):
-    """A layer (of a convolution in groups, one of them): its weight [m, n] times the gain behind it, the inverse of its
-    inputs' covariance [n, n], and the columns of every unit [width, c].
+    """A layer (of a convolution in groups, one of them): its weight [m, n] times the gain behind it, or zeros where it
+    sees nothing but zeros; the inverse of its inputs' covariance [n, n], and the columns of every unit [width, c].
     """
 
     weight: Tensor
@@ -79,18 +79,19 @@ def _readers(network: Network, group: ChannelGroup, member: ParamDim, stats: Sta
     columns = (channels[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
     found = []
     grams = stats.gram("gram", member.parameter)
-    for gram, part in zip(damped(grams, _DAMPING), rows.chunk(len(grams)), strict=True):
-        found.append(_Reader(part, torch.cholesky_inverse(torch.linalg.cholesky(gram)), columns))
+    for gram, part in zip(grams.split(1), rows.chunk(len(grams)), strict=True):
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(gram, _DAMPING)[0]))
+        found.append(_Reader(part * gram.any(), inverse, columns))
     return found
 
 
 def _gain(network: Network, name: str, weight: Tensor) -> Tensor:
     """What batch norm right behind a layer multiplies its outputs with; 1 without one. [out, 1, …]"""
     node = next(node for node in network.module.graph.nodes if node.name == name)
-    (user, *others) = node.users
-    if others or user.target != aten.batch_norm.default:
+    users = list(node.users)
+    if len(users) != 1 or users[0].target != aten.batch_norm.default:
         return torch.ones(1, dtype=torch.float64)
-    given = bind(user)
+    given = bind(users[0])
     gamma, variance = (
         attribute(network.module, str(given[name].target)).detach().double().cpu() if given[name] is not None else None
         for name in ("weight", "running_var")

@@ -12,6 +12,7 @@ from trimtab.quant.grids import Fit
 from trimtab.quant.grids.search import fit_weights
 from trimtab.solve import (
     Moments,
+    Nearest,
     Pieces,
     adaround,
     best_scale,
@@ -73,14 +74,9 @@ def sweep(
 ) -> Tensor:
     """`weight` [groups, m, n] thinned in one sweep over its columns; rounded in the same one where there is a grid."""
     order = pieces.columns.flatten()
-    nearest = None
     if rounding is not None:
         _fit(rounding, weight.reshape(shape))
-        on_grid = _Nearest(rounding, weight, None)
-
-        def nearest(values: Tensor, at: Tensor) -> Tensor:
-            return on_grid(values, order[at])
-
+    nearest = None if rounding is None else _Nearest(rounding, weight, None).reordered(order)
     gram = moments.gram[:, order][:, :, order]
     thinned = sparsegpt(weight[:, :, order], gram, pieces.removed / weight.numel(), pieces.quota, nearest)
     return torch.empty_like(thinned).index_copy_(2, order, thinned)
@@ -154,6 +150,10 @@ class _Nearest:
         fit = Fit(self.scale.gather(2, at).flatten(), self.zero_point.gather(2, at).flatten(), self.table)
         decoded = self.grid.decode(self.grid.encode(values.reshape(-1, 1), fit), fit).reshape(values.shape)
         return decoded if self.kept is None else decoded * self.kept.gather(2, at)
+
+    def reordered(self, order: Tensor) -> Nearest:
+        """The same for a weight whose columns were taken in this order."""
+        return lambda values, columns: self(values, order[columns])
 
     def around(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The two values of the grid that each entry lies between; twice the nearest where it lies outside.

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from importlib import import_module
 
 import pytest
 import torch
@@ -103,6 +104,44 @@ def test_one_limit_may_list_several(call, finished, tmp_path):
     assert code == 0, err
     assert [len(result["budget"]["limits"]) for result in json.loads(out)] == [2, 2]
     assert sorted(path.name for path in where.iterdir()) == ["drop-0.5-size-0.5x", "drop-0.5-size-0.6x"]
+
+
+@pytest.fixture
+def asked(call, finished, monkeypatch, tmp_path):
+    """`trimtab compress` up to the call of `compress`: (target, batch, threads, budget)."""
+
+    def asked(*arguments):
+        seen = {}
+
+        def stop(_, **given):
+            seen.update(given)
+            raise TrimtabError("stopped")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(import_module("trimtab.compress"), "compress", stop)
+            patched.setattr(import_module("trimtab.measure"), "usable_cores", lambda: 7)
+            code, _, err = call("compress", finished[0], *arguments)
+        assert code == 2
+        assert "stopped" in err
+        options = seen["options"]
+        return seen["target"], options.batch, options.threads, str(seen["budget"])
+
+    return asked
+
+
+def test_a_scenario_gives_what_is_left_open(asked):
+    drop = ("--drop", "0.1")
+    assert asked(*drop) == ("onnxruntime", 1, 1, "drop ≤ 0.1")
+    assert asked(*drop, "--profile-for", "server") == ("onnxruntime", 32, 7, "drop ≤ 0.1")
+    assert asked(*drop, "--profile-for", "mobile") == ("executorch", 1, 4, "drop ≤ 0.1")
+    assert asked("--profile-for", "microcontroller") == ("onnxruntime", 1, 1, "size ≤ 5.12e+05")
+
+
+def test_what_is_given_beside_a_scenario_wins(asked):
+    given = ("--target", "openvino", "--batch", 1, "--threads", 2, "--drop", "0.1")
+    assert asked("--profile-for", "server", *given) == ("openvino", 1, 2, "drop ≤ 0.1")
+    target, _, _, budget = asked("--profile-for", "microcontroller", "--size", "9kB", "--drop", "0.1")
+    assert (target, budget) == ("onnxruntime", "drop ≤ 0.1, size ≤ 9000")
 
 
 def test_two_limits_may_not_both_list_several(refuses, finished):
@@ -262,6 +301,7 @@ def test_a_loss_that_cannot_be_used(refuses, tmp_path, change, message):
         (("--size", "0%"), "size '0%' leaves nothing"),
         (("--latency", "0ms"), "latency '0ms' leaves nothing"),
         (("--drop", "0.1", "--target", "abacus"), "unknown target 'abacus'; known: .*onnxruntime"),
+        (("--profile-for", "toaster"), "unknown scenario 'toaster'; known: microcontroller, mobile, server"),
         (("--drop", "0.1", "--criterion", "luck"), "unknown criterion 'luck'; known: ablation, activation"),
         (("--size", "9kB", "--refine", "luck"), "refine: Input should be 'none', 'tpe', 'grid', .*, got 'luck'"),
         (("--drop", "0.1", "--refine", "grid"), "refine 'grid': plans are refined under limits on costs"),

@@ -39,7 +39,7 @@ FEW_BITS = Settings(learning_rate=3e-3, freeze_norm_at=1.0)
 CASES = {
     "W4A4": Case("symmetric", 4, 4, 0.3, True, 6, SETTINGS),
     "W3A3": Case("symmetric", 3, 3, 0.8, True, 9, FEW_BITS),
-    "W2A2": Case("symmetric", 2, 2, 90.0, False, 15, FEW_BITS),
+    "W2A2": Case("affine", 2, 2, 90.0, False, 15, FEW_BITS),
     "ternary": Case("ternary", 2, 8, 90.5, False, 9, FEW_BITS),
     "binary": Case("binary", 1, 1, 82.0, False, 15, FEW_BITS),
 }

@@ -8,19 +8,21 @@ from rich.console import Console
 
 from trimtab.commands.shared import (
     NOT_MET,
+    Batch,
     Bops,
     Drop,
     Json,
     Latency,
     Macs,
     Memory,
+    OpenTarget,
     Quiet,
     RunOption,
     Seed,
     Set,
     Size,
-    TargetOption,
     TaskArgument,
+    Threads,
     begun,
     budgets_of,
 )
@@ -31,6 +33,13 @@ Criterion = Annotated[
 ]
 OrderOption = Annotated[
     Order, typer.Option(help="Prune and quantize at once, one after the other, or one of them alone.")
+]
+ProfileFor = Annotated[
+    str | None,
+    typer.Option(
+        help="Defaults of target, batch, threads and limits for a server, mobile or microcontroller; what is given "
+        "beside it wins. For a microcontroller: at most 512kB, and an ONNX file that is still to be converted."
+    ),
 ]
 Confidence = Annotated[
     float | None, typer.Option(help="Keep the drop for so many of the resampled test sets (0.95), not just on average.")
@@ -48,7 +57,8 @@ def compress_command(
     macs: Macs = None,
     bops: Bops = None,
     memory: Memory = None,
-    target: TargetOption = "onnxruntime",
+    profile_for: ProfileFor = None,
+    target: OpenTarget = None,
     run: RunOption = None,
     seed: Seed = 0,
     setting: Set = None,
@@ -57,8 +67,8 @@ def compress_command(
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after so much time and keep the best.")] = None,
     criterion: Criterion = "taylor",
     order: OrderOption = "joint",
-    batch: Annotated[int, typer.Option(min=1, help="Rows at a time, for latency and memory.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads, for latency.")] = 1,
+    batch: Batch = None,
+    threads: Threads = None,
     confidence: Confidence = None,
     refine: Refine = "none",
     trials: Annotated[int, typer.Option(min=1, help="How many plans --refine judges.")] = 16,
@@ -68,10 +78,14 @@ def compress_command(
     """Compress a network to a budget: all stages, the proof, and the report. A limit may list several: 50%,20%."""
     from trimtab.compress import compress
     from trimtab.family import compress_family
-    from trimtab.plan import Options
+    from trimtab.measure import usable_cores
+    from trimtab.plan import Options, scenario
     from trimtab.report import stages
 
-    budgets = budgets_of(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
+    preset = scenario(profile_for)
+    given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops, "memory": memory}
+    limits = {**preset.limits, **{name: text for name, text in given.items() if text is not None}}
+    budgets = budgets_of(**limits)
     loaded, settings, where = begun(task, setting, run)
     options = Options(
         recover=recover,
@@ -79,14 +93,14 @@ def compress_command(
         minutes=minutes,
         criterion=criterion,
         order=order,
-        batch=batch,
-        threads=threads,
+        batch=batch or preset.batch,
+        threads=threads or preset.threads or usable_cores(),
         confidence=confidence,
         refine=refine,  # type: ignore[arg-type]  # a wrong one is refused with the list
         trials=trials,
     )
-    same: dict[str, Any] = {"run": where, "target": target, "seed": seed, "options": options, "spec": task}
-    same |= {"progress": stages(quiet or as_json), "settings": settings}
+    same: dict[str, Any] = {"run": where, "seed": seed, "options": options, "spec": task, "settings": settings}
+    same |= {"target": target or preset.target, "progress": stages(quiet or as_json)}
     results = []
     family = compress_family(loaded, budgets=budgets, **same) if len(budgets) > 1 else None
     for result in family or (compress(loaded, budget=budgets[0], **same),):

@@ -20,6 +20,11 @@ TaskArgument = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting for the task function.")]
 TargetOption = Annotated[str, typer.Option("--target", help="The runtime that the network is made for.")]
+OpenTarget = Annotated[
+    str | None, typer.Option("--target", help="The runtime that the network is made for; default onnxruntime.")
+]
+Batch = Annotated[int | None, typer.Option(min=1, help="Rows at a time, for latency and memory; default 1.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads, for latency; default 1.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

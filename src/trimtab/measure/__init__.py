@@ -13,6 +13,7 @@ from trimtab.measure.hotspots import hotspots as hotspots
 from trimtab.measure.latency import Timing as Timing
 from trimtab.measure.latency import alternate as alternate
 from trimtab.measure.machine import cpu as cpu
+from trimtab.measure.machine import usable_cores as usable_cores
 from trimtab.measure.measurement import artifact_peak as artifact_peak
 from trimtab.measure.measurement import first_rows as first_rows
 from trimtab.measure.measurement import latencies as latencies

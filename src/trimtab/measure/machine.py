@@ -14,7 +14,7 @@ _ARM = ("asimddp", "i8mm")
 
 def cpu() -> Cpu:
     """Of this machine. What Linux does not say in /proc/cpuinfo stays unknown."""
-    return read_cpu(_CPUINFO.read_text() if _CPUINFO.exists() else "", _usable_cores())
+    return read_cpu(_CPUINFO.read_text() if _CPUINFO.exists() else "", usable_cores())
 
 
 def read_cpu(cpuinfo: str, cores: int) -> Cpu:
@@ -26,7 +26,8 @@ def read_cpu(cpuinfo: str, cores: int) -> Cpu:
     return Cpu(name=name, cores=cores, integer_dots=known)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """The cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

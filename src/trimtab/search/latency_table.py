@@ -21,6 +21,7 @@ from torch import Tensor
 from trimtab.lower import Artifact, load
 from trimtab.plan import Target
 from trimtab.search.costs import MOST_COMBINED_UNITS, time_key
+from trimtab.search.latency_cache import Timer, keep_times, known_times
 from trimtab.search.space import LayerShape, Option, Unit, evaluate_terms, groups_in
 
 _ROUNDS, _WARMUP = 15, 3
@@ -66,19 +67,23 @@ def _distinct(unit: Unit) -> list[Option]:
 
 
 def time_layers(needed: Mapping[str, Kernel], target: Target, advance: Callable[[], None]) -> dict[str, float]:
-    """Least milliseconds of each kernel at the target's batch and threads, on its runtime.
+    """Least milliseconds of each kernel at the target's batch and threads, on its runtime; now or in an earlier run.
 
     A runtime that does not read ONNX is stood in for by ONNX Runtime.
     """
-    times = {}
     runtime = target.name if target.suffix == ".onnx" else "onnxruntime"
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "layer.onnx"
+        artifact = load(runtime, file)
+        timer = Timer.here(artifact.runtime, target)
+        times = {key: time for key, time in known_times(timer).items() if key in needed}
         for key, kernel in sorted(needed.items()):
-            model = kernel_model(kernel, target.batch)
-            onnx.save(model, file)
-            times[key] = _time(load(runtime, file).with_threads(target.threads), _ones(model))
+            if key not in times:
+                model = kernel_model(kernel, target.batch)
+                onnx.save(model, file)
+                times[key] = _time(artifact.with_threads(target.threads), _ones(model))
             advance()
+    keep_times(timer, times)
     return times
 
 

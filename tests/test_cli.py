@@ -175,6 +175,46 @@ def test_profile_then_search_then_recover_then_lower_then_prove(call, finished, 
     assert json.loads(out)["rows"] == 128
 
 
+def test_latency_may_come_from_where_the_network_will_run(call, refuses, finished, tmp_path, monkeypatch):
+    """`profile` there, `compress` here: nothing is timed here, and the result says so."""
+    there, table, here = tmp_path / "there", tmp_path / "there" / "profile.json", tmp_path / "here"
+    code, _, err = call("profile", finished[0], "--drop", "0.5", "--run", there, "--quiet")
+    assert code == 0, err
+    written = json.loads(table.read_text())
+    assert written["latency_fit"]["median_error"] is not None
+    assert len(written["latency_table"]) > 10
+    written["baseline"]["latency"] = 100.0  # a slow machine
+    written["latency_fit"] = {"of_sum": 0.0, "of_macs": 2e-4}
+    table.write_text(json.dumps(written))
+
+    def forbidden(*_, **__):
+        raise AssertionError("timed here")
+
+    for module, name in (("judge", "latencies"), ("conclude", "latencies"), ("conclude", "hotspots")):
+        monkeypatch.setattr(import_module(f"trimtab.{module}"), name, forbidden)
+    monkeypatch.setattr(import_module("trimtab.job"), "time_layers", forbidden)
+    command = ("compress", finished[0], "--latency", "40ms", "--no-recover")
+    code, out, err = call(*command, "--latency-table", table, "--run", here, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["notes"] == [f"latency: predicted from {here / 'latency.json'}, not measured here"]
+    assert result["baseline"]["latency_ms"] == 100
+    assert result["compressed"]["latency_ms"] == pytest.approx(2e-4 * result["compressed"]["macs"])
+    assert result["compressed"]["latency_ms"] <= 40
+    assert f"--latency-table {here / 'latency.json'}" in json.loads((here / "details.json").read_text())["command"]
+    kept = (here / "model.onnx").read_bytes()
+    copy = shutil.copy(table, tmp_path / "copy.json")  # the same content elsewhere is the same run
+    assert call(*command, "--latency-table", copy, "--run", here, "--quiet")[0] == 0
+    assert (here / "model.onnx").read_bytes() == kept
+    assert call("search", here, "--quiet")[0] == 0
+    refuses("is a run with options", *command, "--run", here)
+    other = ("--latency-table", table, "--run", tmp_path / "other")
+    refuses(r"profile\.json: has the latency of .*, not of .*batch 2", *command, "--batch", 2, *other)
+    assert not (tmp_path / "other").exists()
+    wider = tiny.write_task(tmp_path, "wider.py", tiny.SOURCE.replace("48", "56"))
+    refuses(r"latency\.json: is the profile of the network .*, this one is", "compress", wider, *command[2:], *other)
+
+
 def test_the_subcommands_give_again_what_compress_gave(call, run):
     kept = (run / "model.onnx").read_bytes()
     (run / "model.onnx").unlink()

@@ -19,6 +19,7 @@ from trimtab.plan import Budget, Options, Result
 from trimtab.tasks import load_task
 
 LADDER = (1.0, 0.5)
+WHOLE_NETWORKS = 6
 SECONDS = 0.05
 BUDGET = {"size": "11kB", "macs": "60%", "drop": "0.1"}
 OPTIONS = Options(epochs=4)
@@ -86,6 +87,7 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts without one
 import trimtab.conclude, trimtab.job, trimtab.judge
 from trimtab.cli import main
+trimtab.job.WHOLE_NETWORKS = {WHOLE_NETWORKS}
 trimtab.job.LADDER, trimtab.judge._LATENCY_SECONDS, trimtab.conclude._LATENCY_SECONDS = {LADDER}, {SECONDS}, {SECONDS}
 main()
 """
@@ -93,9 +95,10 @@ main()
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """A short ladder and short timings in this process, as `started` has them in others."""
+    """A short ladder, few timings and short ones in this process, as `started` has them in others."""
     with (
         patch.object(trimtab.job, "LADDER", LADDER),
+        patch.object(trimtab.job, "WHOLE_NETWORKS", WHOLE_NETWORKS),
         patch.object(trimtab.judge, "_LATENCY_SECONDS", SECONDS),
         patch.object(trimtab.conclude, "_LATENCY_SECONDS", SECONDS),
     ):

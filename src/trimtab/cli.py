@@ -16,10 +16,12 @@ from trimtab.commands.prune import prune_command
 from trimtab.commands.quantize import quantize_command
 from trimtab.commands.shared import (
     NOT_MET,
+    Batch,
     Bops,
     Drop,
     Json,
     Latency,
+    LatencyTable,
     Macs,
     Memory,
     Quiet,
@@ -29,6 +31,7 @@ from trimtab.commands.shared import (
     Size,
     TargetOption,
     TaskArgument,
+    Threads,
     begun,
     captured,
     parameters,
@@ -96,6 +99,9 @@ def profile_command(
     run: RunOption = None,
     seed: Seed = 0,
     setting: Set = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    latency_table: LatencyTable = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -106,18 +112,19 @@ def profile_command(
 
     budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
     loaded, settings, where = begun(task, setting, run)
+    table = None if latency_table is None else str(latency_table)
     with Job.open(
         loaded,
         where,
         budget=budget,
         target=target,
         seed=seed,
-        options=Options(),
+        options=Options(batch=batch or 1, threads=threads or 1, latency_table=table),
         spec=task,
         settings=settings,
         progress=stages(quiet or as_json),
     ) as job:
-        profile = job.profile
+        profile = job.timed_profile()
     if as_json:
         print(profile.to_json(), end="")
     elif not quiet:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
 from trimtab.graph import Network
-from trimtab.job import FROM_PYTHON, Job
+from trimtab.job import FROM_PYTHON, LATENCY, Job
 from trimtab.lower import Artifact
 from trimtab.measure import (
     Timing,
@@ -19,7 +19,7 @@ from trimtab.measure import (
     macs,
     zero_share,
 )
-from trimtab.plan import Budget, Drop, FrontierPoint, Measurement, Options, Plan, Proof, Result
+from trimtab.plan import Budget, Drop, FrontierPoint, Hotspots, Measurement, Options, Plan, Proof, Result
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
 from trimtab.search import Attempt, Rung, contradictions, nearest
 from trimtab.tasks import Inputs
@@ -41,14 +41,7 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         proof = job.prove(artifact, network)
     with job.stage("measure"):
         baseline, compressed, drop = _measured(job, artifact, network, plan)
-        where = hotspots(
-            artifact,
-            first_rows(job.task.val, job.target.batch),
-            before=job.float_artifact,
-            network=network,
-            fallbacks=proof.fallbacks,
-            seconds=_LATENCY_SECONDS / 3,
-        )
+        where = None if job.elsewhere is not None else _hotspots(job, artifact, network, proof)
     broken = broken_limits(job.budget, baseline, compressed, drop) + disagreement(proof)
     result = Result(
         trimtab=version("trimtab"),
@@ -77,13 +70,26 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
     return result
 
 
+def _hotspots(job: Job, artifact: Artifact, network: Network, proof: Proof) -> Hotspots | None:
+    return hotspots(
+        artifact,
+        first_rows(job.task.val, job.target.batch),
+        before=job.float_artifact,
+        network=network,
+        fallbacks=proof.fallbacks,
+        seconds=_LATENCY_SECONDS / 3,
+    )
+
+
 def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tuple[Measurement, Measurement, Drop]:
     test, metric, target = job.task.test, job.task.metric, job.target
     assert test is not None
     before, after = (evaluate(thing, test, metric) for thing in (job.float_artifact, artifact))
     both = {"before": job.float_artifact, "after": artifact}
-    inputs = first_rows(test, target.batch)
-    timed = _timed(job, both, inputs)
+    predicted_ms = job.judge.predicted_ms
+    timed = _timed(job, both, first_rows(test, target.batch)) if predicted_ms is None else {}
+    if predicted_ms is not None:
+        job.notes.append(f"latency: predicted from {job.run.file(LATENCY)}, not measured here")
 
     def measurement(name: str, counted: Network, decided: Plan | None, value: float) -> Measurement:
         return Measurement(
@@ -92,11 +98,11 @@ def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tup
             macs=macs(counted),
             bops=bops(counted, decided),
             zeros=zero_share(counted),
-            latency_ms=timed[name].median_ms,
+            latency_ms=timed[name].median_ms if predicted_ms is None else predicted_ms(decided),
             peak_bytes=artifact_peak(both[name], batch=target.batch, threads=target.threads),
             threads=target.threads,
             batch=target.batch,
-            spread=timed[name].spread,
+            spread=timed[name].spread if timed else None,
         )
 
     return (
@@ -196,8 +202,10 @@ def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tup
 def _command(job: Job) -> str:
     """What gives this result again."""
     header, options = job.run.header, job.options
+    if options.latency_table is not None:
+        options = options.model_copy(update={"latency_table": str(job.run.file(LATENCY))})
     if header["task"].startswith(FROM_PYTHON):
-        return f"tt.compress(task, budget=tt.{job.budget!r}, seed={job.seed}, options=tt.{job.options!r})"
+        return f"tt.compress(task, budget=tt.{job.budget!r}, seed={job.seed}, options=tt.{options!r})"
     words = ["trimtab", "compress", header["task"]]
     for key, value in header["settings"].items():
         words += ["--set", f"{key}={value}"]
@@ -206,8 +214,8 @@ def _command(job: Job) -> str:
             f"--{limit.quantity}",
             f"{limit.at_most!r}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}",
         ]
-    for name in ("epochs", "minutes", "criterion", "batch", "threads", "confidence"):
+    for name in ("epochs", "minutes", "criterion", "batch", "threads", "latency_table", "confidence"):
         if getattr(options, name) != Options.model_fields[name].default:
-            words += [f"--{name}", str(getattr(options, name))]
+            words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     words += [] if options.recover else ["--no-recover"]
     return shlex.join([*words, "--target", job.target.name, "--seed", str(job.seed)])

@@ -23,7 +23,7 @@ from trimtab.judge import Judge
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
 from trimtab.measure import first_rows
-from trimtab.plan import Budget, Options, Plan, Proof
+from trimtab.plan import Budget, Options, Plan, Proof, Target
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
 from trimtab.recover import Settings, recover, repair, settle
@@ -46,17 +46,24 @@ from trimtab.search import (
     build_profile,
     find_fit,
     fitted,
+    latency_of,
+    of_network,
     random_plans,
+    read_table,
     refined,
     sampler,
     search_in_order,
     stages_of,
     stats_for,
+    timed_elsewhere,
     widest_plan,
+    with_latency_of,
 )
+from trimtab.search.latency_table import needed_times, time_layers
 from trimtab.search.profile import first_batches
 from trimtab.search.pruning.scoring import scorer
 from trimtab.search.sampling import SAMPLERS
+from trimtab.search.space import units_of
 from trimtab.search.strategy import LADDER
 from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
@@ -70,6 +77,9 @@ SHARED = ("baseline", "orders", "latency table", "loss/", "judged ", "timed ", "
 """What a run remembers that holds whatever its limits are."""
 
 ARTIFACT, FLOAT_ARTIFACT, CANDIDATE, PROFILE = "model", "float", "candidate", "profile.json"
+LATENCY = "latency.json"
+"""The file of `Options.latency_table`, kept with the run."""
+
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
 """Where nothing is gone, batch norm's statistics are right from the start: batches would only add noise."""
 _CALIBRATION_BYTES = 2**31
@@ -93,8 +103,7 @@ class Job:
         self.budget: Budget = run.budget
         self.seed: int = run.header["seed"]
         self.options = Options(**run.header["options"], minutes=minutes)
-        runs = {"batch": self.options.batch, "threads": self.options.threads}
-        self.target = target_of(run.header["target"]).model_copy(update=runs)
+        self.target = _run_as(run.header["target"], self.options)
 
     @classmethod
     def open(
@@ -117,7 +126,11 @@ class Job:
         """
         if seed < 0:
             raise ConfigError(f"seed: must be 0 or more, got {seed}")
-        target_of(target)
+        configured, table = _run_as(target, options), b""
+        if options.latency_table is not None:
+            table = read_table(options.latency_table)
+            timed_elsewhere(table, configured, where=options.latency_table)
+            options = options.model_copy(update={"latency_table": hashlib.sha256(table).hexdigest()})
         scorer(options.criterion, Stats(), UnitCriterion, of="channels")
         _check_refinement(options, budget)
         validate(task)
@@ -133,6 +146,8 @@ class Job:
             )
         except OSError as error:
             raise RunError(f"{path}: the folder cannot be written ({error.strerror}); give another --run") from error
+        if table:
+            run.write(LATENCY, table)
         return cls._opened(run, task, progress, options.minutes)
 
     @classmethod
@@ -154,6 +169,7 @@ class Job:
         try:
             job = cls(run, task, progress=progress, minutes=minutes)
             job._check_network()
+            _ = job.elsewhere
         except BaseException:
             run.close()
             raise
@@ -197,6 +213,18 @@ class Job:
                 )
 
     @cached_property
+    def elsewhere(self) -> Profile | None:
+        """The profile with the latency of the machine that the network is for; None where this one times.
+
+        Raises: ConfigError when it is of another network.
+        """
+        if self.options.latency_table is None:
+            return None
+        where = str(self.run.file(LATENCY))
+        found = timed_elsewhere(self.run.read(LATENCY), self.target, where=where)
+        return of_network(found, self.network.fingerprint, where=where)
+
+    @cached_property
     def example(self) -> Inputs:
         """Three rows of what the network takes."""
         return self.task.example if self.task.example is not None else first_rows(self.task.train, 3)
@@ -223,6 +251,7 @@ class Job:
             options=self.options,
             seed=self.seed,
             original=self.float_artifact,
+            predicted_ms=None if self.elsewhere is None else partial(latency_of, self.elsewhere),
         )
 
     def within_budget(self) -> bool:
@@ -251,7 +280,7 @@ class Job:
                     self.task,
                     self.target,
                     baseline=baseline,
-                    limited={limit.quantity for limit in self.budget.limits},
+                    limited={limit.quantity for limit in self.budget.limits} - {"latency"},
                     progress=self.progress,
                     seed=self.seed,
                     criterion=self.options.criterion,
@@ -260,10 +289,37 @@ class Job:
                 widest = widest_plan(profile)
                 profile = anchored(profile, widest, self.judged(widest).costs)
                 if self.budget.limit("latency") is not None:
-                    profile = fitted(profile, self.timed(random_plans(profile, WHOLE_NETWORKS, seed=self.seed)))
+                    profile = self._with_latency(profile)
                 self.run.write(name, profile.to_json())
             self.run.remember("profiled", lambda: True)
         return Profile.from_json(self.run.read(name), where=str(self.run.file(name)))
+
+    def timed_profile(self) -> Profile:
+        """The profile with latency, whether or not the budget limits it; from now on in `profile.json` too."""
+        if not self.profile.latency_table:
+            with self.run.stage("profile"):
+                self.profile = self._with_latency(self.profile)
+            self.run.write(PROFILE, self.profile.to_json())
+        return self.profile
+
+    def _with_latency(self, profile: Profile) -> Profile:
+        """Times of all kernels, in float too, and the model of whole networks: another machine's, or timed here."""
+        if self.elsewhere is not None:
+            return with_latency_of(profile, self.elsewhere)
+        orders = {unit.group: unit.order for unit in profile.units if unit.group is not None}
+        needed = needed_times(units_of(self.network, self.target, orders), profile.layers)
+        with self.progress.stage("kernels", total=len(needed)) as advance:
+            table = self.run.remember("latency table", lambda: time_layers(needed, self.target, advance))
+        baseline = {**profile.baseline, "latency": self.float_ms}
+        profile = profile.model_copy(update={"latency_table": table, "baseline": baseline})
+        return fitted(profile, self.timed(random_plans(profile, WHOLE_NETWORKS, seed=self.seed)))
+
+    @cached_property
+    def float_ms(self) -> float:
+        """Latency of the float network."""
+        if "latency" in self.baseline:
+            return self.baseline["latency"]
+        return float(self.run.remember("baseline latency", lambda: self.judge.milliseconds(self.float_artifact, None)))
 
     def timed(self, plans: Sequence[Plan]) -> dict[Plan, float]:
         """Milliseconds of whole networks, as these plans make them; what they compute is of no interest."""
@@ -277,7 +333,7 @@ class Job:
 
     def _milliseconds(self, plan: Plan) -> float:
         network = settle(apply(self.network, plan), [self.example])
-        return self.judge.milliseconds(lower(network, self.target, self.file(CANDIDATE)), self.baseline)
+        return self.judge.milliseconds(lower(network, self.target, self.file(CANDIDATE)), {"latency": self.float_ms})
 
     def ladder(self) -> list[Rung]:
         """Plans of falling size, judged without training: the frontier as it is before recovery."""
@@ -499,6 +555,11 @@ def _check_refinement(options: Options, budget: Budget) -> None:
             f"refine {options.refine!r}: plans are refined under limits on costs, got {budget}; give one, such as "
             "--size 20%, or leave --refine out"
         )
+
+
+def _run_as(target: str, options: Options) -> Target:
+    """A target with the batch and threads that the network is run with."""
+    return target_of(target).model_copy(update={"batch": options.batch, "threads": options.threads})
 
 
 def _key(number: int, tried: Proposal | Attempt) -> str:

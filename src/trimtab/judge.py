@@ -1,6 +1,6 @@
 """What an artifact comes to where choices are made: its costs on the target, its drop on the validation split."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 from trimtab.graph import Network
@@ -26,14 +26,25 @@ _LATENCY_SECONDS = 1.0
 
 
 class Judge:
-    """Judges artifacts of one task beside `original`, the artifact of its float network."""
+    """Judges artifacts of one task beside `original`, the artifact of its float network.
+
+    With `predicted_ms` latency is what it says of a plan (None: the original), and nothing is timed.
+    """
 
     def __init__(
-        self, task: Task, target: Target, *, budget: Budget, options: Options, seed: int, original: Artifact
+        self,
+        task: Task,
+        target: Target,
+        *,
+        budget: Budget,
+        options: Options,
+        seed: int,
+        original: Artifact,
+        predicted_ms: Callable[[Plan | None], float] | None = None,
     ) -> None:
         self.task, self.target = task, target
         self.budget, self.options, self.seed = budget, options, seed
-        self.original = original
+        self.original, self.predicted_ms = original, predicted_ms
 
     def baseline(self, network: Network) -> dict[str, float]:
         """Costs of the original, and `metric`, its value on the validation split."""
@@ -55,7 +66,8 @@ class Judge:
         """By the names of the budget's quantities; what takes long to measure only when it is limited."""
         costs = {"size": float(artifact.file_bytes), "macs": float(macs(network)), "bops": float(bops(network, plan))}
         if self.budget.limit("latency") is not None:
-            costs["latency"] = self.milliseconds(artifact, baseline)
+            foreseen = self.predicted_ms
+            costs["latency"] = self.milliseconds(artifact, baseline) if foreseen is None else foreseen(plan)
         if self.budget.limit("memory") is not None:
             peak = artifact_peak(artifact, batch=self.target.batch, threads=self.target.threads)
             costs |= {} if peak is None else {"memory": float(peak)}

@@ -13,6 +13,7 @@ from trimtab.commands.shared import (
     Drop,
     Json,
     Latency,
+    LatencyTable,
     Macs,
     Memory,
     OpenTarget,
@@ -69,6 +70,7 @@ def compress_command(
     order: OrderOption = "joint",
     batch: Batch = None,
     threads: Threads = None,
+    latency_table: LatencyTable = None,
     confidence: Confidence = None,
     refine: Refine = "none",
     trials: Annotated[int, typer.Option(min=1, help="How many plans --refine judges.")] = 16,
@@ -95,6 +97,7 @@ def compress_command(
         order=order,
         batch=batch or preset.batch,
         threads=threads or preset.threads or usable_cores(),
+        latency_table=None if latency_table is None else str(latency_table),
         confidence=confidence,
         refine=refine,  # type: ignore[arg-type]  # a wrong one is refused with the list
         trials=trials,

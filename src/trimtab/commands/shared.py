@@ -25,6 +25,13 @@ OpenTarget = Annotated[
 ]
 Batch = Annotated[int | None, typer.Option(min=1, help="Rows at a time, for latency and memory; default 1.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads, for latency; default 1.")]
+LatencyTable = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="A profile.json that `trimtab profile` wrote where the network will run: its latency, nothing timed here.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

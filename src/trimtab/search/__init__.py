@@ -2,6 +2,11 @@
 
 from trimtab.search.answer import contradictions as contradictions
 from trimtab.search.answer import nearest as nearest
+from trimtab.search.elsewhere import latency_of as latency_of
+from trimtab.search.elsewhere import of_network as of_network
+from trimtab.search.elsewhere import read_table as read_table
+from trimtab.search.elsewhere import timed_elsewhere as timed_elsewhere
+from trimtab.search.elsewhere import with_latency_of as with_latency_of
 from trimtab.search.fitting import Fit as Fit
 from trimtab.search.fitting import find_fit as find_fit
 from trimtab.search.latency_model import WHOLE_NETWORKS as WHOLE_NETWORKS

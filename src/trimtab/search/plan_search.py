@@ -8,7 +8,7 @@ from trimtab.quant.ranges import suited_to
 from trimtab.search.allocate import Cost, allocate
 from trimtab.search.costs import Costs
 from trimtab.search.profile import COST_QUANTITIES, Profile
-from trimtab.search.space import Option
+from trimtab.search.space import Option, Unit
 
 _WHOLE_BITS = 8
 
@@ -124,19 +124,26 @@ def _stored(layer: str, option: Option) -> LayerDecision:
     )
 
 
-def choice_of(profile: Profile, plan: Plan) -> list[int]:
-    """The option of every unit that a plan of this profile takes; any where it says nothing. Raises: ConfigError."""
+def option_of(unit: Unit, plan: Plan) -> Option:
+    """What a plan decides about a unit, on offer or not. Its loss is not known."""
     kept = {decision.group: len(decision.kept) for decision in plan.groups}
     removed = {decision.branch for decision in plan.branches if decision.removed}
-    gone = removed | {unit.name for unit in profile.units if removed.intersection(unit.within)}
     stored = {decision.layer: (decision.weight, decision.activation) for decision in plan.layers}
+    weight, activation = stored.get(unit.layers[0], (None, None)) if unit.layers else (None, None)
+    width = kept.get(unit.group or "", 0 if unit.branch in removed else unit.width)
+    return Option(kept=width, weight=weight, activation=activation)
+
+
+def choice_of(profile: Profile, plan: Plan) -> list[int]:
+    """The option of every unit that a plan of this profile takes; any where it says nothing. Raises: ConfigError."""
+    removed = {decision.branch for decision in plan.branches if decision.removed}
     choice = []
     for unit in profile.units:
-        width = kept.get(unit.group or "", 0 if unit.branch in removed else unit.width)
-        schemes = stored.get(unit.layers[0], (None, None)) if unit.layers else (None, None)
-        wanted = (width, *schemes)
-        offered = [(option.kept, option.weight, option.activation) for option in unit.options]
-        if wanted not in offered and unit.name not in gone:
-            raise ConfigError(f"unit {unit.name!r}: width {width} with {schemes[0]} is not an option of this profile")
+        wanted = option_of(unit, plan)
+        offered = [option.model_copy(update={"loss": 0.0}) for option in unit.options]
+        if wanted not in offered and unit.branch not in removed and not removed.intersection(unit.within):
+            raise ConfigError(
+                f"unit {unit.name!r}: width {wanted.kept} with {wanted.weight} is not an option of this profile"
+            )
         choice.append(offered.index(wanted) if wanted in offered else 0)
     return choice

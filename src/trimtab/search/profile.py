@@ -50,7 +50,7 @@ class LatencyFit(Record):
 
 
 class Profile(Record):
-    """Everything that the search needs, as data.
+    """Everything that the search needs, as data. Latency is that of `batch` rows at a time on so many `threads`.
 
     `baseline` holds the float network's size (bytes), latency (ms), macs and bops. `overhead_bytes` is what an artifact
     holds besides weights, scales and biases. `latency_table` has ms by kernel, where latency is of interest, and
@@ -68,6 +68,8 @@ class Profile(Record):
     overhead_bytes: float = 0.0
     latency_table: dict[str, float] = Field(default_factory=dict)
     latency_fit: LatencyFit = LatencyFit()
+    batch: int = 1
+    threads: int = 1
     filling_error: float | None = None
 
 
@@ -174,7 +176,7 @@ def build_profile(
     with progress.stage("profile", total=sum(len(unit.options) for unit in units) + len(needed)) as advance:
         with seeded(seed, 0, task.train):
             units = measure_losses(network, task, target, units, memo=memo, advance=advance)
-        table = memo("latency table", lambda: time_layers(needed, target, advance))
+        table = memo("latency table", lambda: time_layers(needed, target, advance)) if needed else {}
     return Profile(
         fingerprint=network.fingerprint,
         target=target.name,
@@ -184,6 +186,8 @@ def build_profile(
         layers=tuple(layers),
         baseline=dict(baseline),
         latency_table=table,
+        batch=target.batch,
+        threads=target.threads,
         filling_error=filling_error(units),
     )
 

@@ -17,8 +17,9 @@ PROTOCOL = """\
 CIFAR-10, pretrained ResNet-20 (91.73 %), seed 0, 6 to 15 epochs: 45 000 images train (cropped, flipped), 5000 choose
 the epoch (the network has seen them: val is optimistic), 10 000 are looked at once. The first and the last layer and
 the shortcuts have 8 bits. Weights have a scale for every output channel, activations one; ranges start where their
-squared error is least and are learned as in LSQ; the teacher is the original. With 4 bits BatchNorm uses its running
-statistics after the first quarter of the training. A binary activation is 0 or a learned value: it follows a ReLU.
+squared error is least and are learned as in LSQ; weights of 2 bits have all four levels (affine, with a zero point).
+The teacher is the original. With 4 bits BatchNorm uses its running statistics after the first quarter of the training.
+A binary activation is 0 or a learned value: it follows a ReLU.
 """
 
 

@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from trimtab.solve.gptq import Nearest
+from trimtab.solve.gptq import BLOCK, Nearest
 
 
 def descend(weight: Tensor, gram: Tensor, cross: Tensor, nearest: Nearest, sweeps: int = 3) -> Tensor:
     """Coordinate descent on mean ‖y − Wx‖² over values that a grid can hold, from `weight` [groups, m, n].
 
     Of one entry the error is a parabola, so the nearest value to its minimum is the best that the grid has: no step
-    makes the error larger. Ends early where a sweep changes nothing.
+    makes the error larger. What a block of columns does to those outside is applied once for all of it. Ends early
+    where a sweep changes nothing.
     """
     weight = weight.clone()
     slope = cross - weight @ gram
@@ -18,13 +19,17 @@ def descend(weight: Tensor, gram: Tensor, cross: Tensor, nearest: Nearest, sweep
     columns = torch.arange(weight.shape[2]).expand(len(weight), 1, -1)
     for _ in range(sweeps):
         before = weight.clone()
-        for at in range(weight.shape[2]):
-            bend = curvature[:, None, at : at + 1]
-            now = weight[:, :, at : at + 1]
-            best = now + torch.where(bend > 0, slope[:, :, at : at + 1] / bend, 0.0)
-            step = nearest(best, columns[:, :, at : at + 1]) - now
-            weight[:, :, at : at + 1] += step
-            slope -= step * gram[:, at : at + 1, :]
+        for start in range(0, weight.shape[2], BLOCK):
+            block = slice(start, start + BLOCK)
+            inside, among = slope[:, :, block].clone(), gram[:, block, block]
+            for place, at in enumerate(range(start, min(start + BLOCK, weight.shape[2]))):
+                bend = curvature[:, None, at : at + 1]
+                now = weight[:, :, at : at + 1]
+                best = now + torch.where(bend > 0, inside[:, :, place : place + 1] / bend, 0.0)
+                step = nearest(best, columns[:, :, at : at + 1]) - now
+                weight[:, :, at : at + 1] += step
+                inside -= step * among[:, place : place + 1, :]
+            slope -= (weight - before)[:, :, block] @ gram[:, block, :]
         if torch.equal(before, weight):
             break
     return weight

@@ -22,7 +22,7 @@ from trimtab.graph import Network, capture
 from trimtab.judge import Judge
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
-from trimtab.measure import first_rows
+from trimtab.measure import divergence, first_rows, outputs_of
 from trimtab.plan import Budget, Options, Plan, Proof, Target
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
@@ -38,15 +38,18 @@ from trimtab.search import (
     Attempt,
     Fit,
     Judgement,
+    Lesson,
     Profile,
     Proposal,
     Rung,
     anchored,
     best_of,
     build_profile,
+    corrected,
     find_fit,
     fitted,
     latency_of,
+    learnt,
     of_network,
     random_plans,
     read_table,
@@ -60,7 +63,7 @@ from trimtab.search import (
     with_latency_of,
 )
 from trimtab.search.latency_table import needed_times, time_layers
-from trimtab.search.profile import first_batches
+from trimtab.search.profile import first_batches, profile_rows
 from trimtab.search.pruning.scoring import scorer
 from trimtab.search.sampling import SAMPLERS
 from trimtab.search.space import units_of
@@ -69,6 +72,7 @@ from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
 from trimtab.tasks.rows import batches_in
 from trimtab.tasks.shorter import shortened
+from trimtab.tasks.switches import evaluating
 
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
@@ -358,15 +362,19 @@ class Job:
         """The plan of least predicted loss of at most so many bytes."""
         return search_in_order(self.profile, Budget(size=f"{at_most:.0f}B"), self.options.order)
 
-    def fitting(self) -> Plan | None:
+    def fitting(self, tried: Sequence[Attempt] = ()) -> Plan | None:
         """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop.
 
-        With `refine` the best plan that is found around it.
+        With `refine` the best plan that is found around it. After attempts from which something was learnt about the
+        profile, the plan of the profile that is put right.
         """
-        profile, baseline = self.profile, self.baseline
+        profile, baseline, factors = self.profile, self.baseline, learnt(self.profile, tried)
+        if tried and factors is None:
+            return tried[-1].plan
         with self.stage("search"):
+            profile = profile if factors is None else corrected(profile, factors)
             fit = find_fit(profile, self.budget, baseline, self.judged, self.options.order)
-        if fit is None or self.options.refine == "none":
+        if fit is None or tried or self.options.refine == "none":
             return None if fit is None else fit.plan
         plan = self.run.remember("refined", lambda: self._refined(fit).to_json())
         return Plan.from_json(plan, where=f"{self.run.path}: refined")
@@ -446,9 +454,27 @@ class Job:
             network = self._carried_out(proposal, tried, trains=trains and self.options.recover)
             self.run.write(_file("network", key), save_tensors(network.state_dict()))
             judged = self._judge(network, proposal.plan)
-            return Attempt(plan=proposal.plan, judgement=judged, continues=proposal.continues).model_dump(mode="json")
+            lesson = self._lesson(network, proposal.plan) if trains and self.options.recover else None
+            attempt = Attempt(plan=proposal.plan, judgement=judged, continues=proposal.continues, lesson=lesson)
+            return attempt.model_dump(mode="json")
 
         return self._attempt(key, self.run.remember(key, compute))
+
+    def _lesson(self, network: Network, plan: Plan) -> Lesson | None:
+        """What is lost after training, on validation inputs; None where nothing was removed, or nothing rounded."""
+        cut = plan.model_copy(update={"layers": ()})
+        if not cut.thins or not plan.layers:
+            return None
+        unrounded = apply(self.network, cut)
+        state = network.state_dict()
+        unrounded.load_state_dict({name: state[name] for name in unrounded.state_dict()})
+        seen = [inputs for inputs, _ in first_batches(self.task.val, profile_rows(self.network))]
+        outputs = []
+        for each in (self.network, unrounded, network):
+            with evaluating(each):
+                outputs.append(outputs_of(each, seen))
+        removed, both = (divergence(found, outputs[0]) for found in outputs[1:])
+        return Lesson(removed=removed, rounded=max(both - removed, 0.0))
 
     def _attempt(self, key: str, value: Any) -> Attempt:
         return Attempt.from_json(json.dumps(value), where=f"{self.run.path}: {key.partition('{')[0].strip()}")

@@ -32,7 +32,8 @@ def play(budget, rungs, trained_drop, *, trains=True, rounds=None, fitting=lambd
     """Let the loop run, with the drop after training given by the plan's size (and how often it was trained)."""
     tried = []
     more = {"trains": trains, "rounds": rounds}
-    while proposal := propose(budget, BASELINE, rungs, tried, fitting, lambda size: plan(int(size)), **more):
+    fits = fitting if fitting.__code__.co_argcount else lambda _: fitting()
+    while proposal := propose(budget, BASELINE, rungs, tried, fits, lambda size: plan(int(size)), **more):
         size = len(proposal.plan.groups[0].kept) - 1
         drop = trained_drop(size, len(tried))
         tried.append(Attempt(plan=proposal.plan, judgement=judged(size, drop), continues=proposal.continues))
@@ -78,6 +79,18 @@ def test_limits_on_costs_stop_when_rounds_are_used_up_or_nothing_is_trained():
     budget = Budget(drop=0.0, size="10%")
     assert len(play(budget, ladder(0.0), lambda *_: 0.3, fitting=lambda: plan(7), rounds=3)) == 3
     assert len(play(budget, ladder(0.0), lambda *_: 0.3, fitting=lambda: plan(7), trains=False)) == 1
+
+
+def test_where_the_profile_was_wrong_another_plan_is_tried_and_then_the_best_trained_on():
+    budget = Budget(drop=0.01, size="10%")
+    tried = play(
+        budget,
+        ladder(0.0),
+        lambda size, number: {90: 0.05, 80: 0.04 - 0.01 * number}[size],
+        fitting=lambda tried: plan(90) if not tried else plan(80),
+    )
+    assert [attempt.plan for attempt in tried] == [plan(90), plan(80), plan(80), plan(80)]
+    assert [attempt.continues for attempt in tried] == [None, None, 1, 2]
 
 
 def test_nothing_is_proposed_when_no_plan_fits():

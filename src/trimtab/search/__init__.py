@@ -2,11 +2,13 @@
 
 from trimtab.search.answer import contradictions as contradictions
 from trimtab.search.answer import nearest as nearest
+from trimtab.search.corrections import corrected as corrected
 from trimtab.search.elsewhere import latency_of as latency_of
 from trimtab.search.elsewhere import of_network as of_network
 from trimtab.search.elsewhere import read_table as read_table
 from trimtab.search.elsewhere import timed_elsewhere as timed_elsewhere
 from trimtab.search.elsewhere import with_latency_of as with_latency_of
+from trimtab.search.feedback import learnt as learnt
 from trimtab.search.fitting import Fit as Fit
 from trimtab.search.fitting import find_fit as find_fit
 from trimtab.search.latency_model import WHOLE_NETWORKS as WHOLE_NETWORKS
@@ -33,6 +35,7 @@ from trimtab.search.sampling import sampler as sampler
 from trimtab.search.standalone import profile as profile
 from trimtab.search.strategy import Attempt as Attempt
 from trimtab.search.strategy import Judgement as Judgement
+from trimtab.search.strategy import Lesson as Lesson
 from trimtab.search.strategy import Proposal as Proposal
 from trimtab.search.strategy import Rung as Rung
 from trimtab.search.strategy import best_of as best_of

@@ -35,12 +35,25 @@ class Judgement(Record):
         ]
 
 
+class Lesson(Record):
+    """What a trained network still loses: the divergence of its outputs from the original's without any rounding, and
+    what rounding adds.
+    """
+
+    removed: float
+    rounded: float
+
+
 class Attempt(Record):
-    """A plan that was carried out, and what came of it. `continues`: the attempt that it was trained on from."""
+    """A plan that was carried out, and what came of it. `continues`: the attempt that it was trained on from.
+
+    The `lesson` of a plan that removes and rounds.
+    """
 
     plan: Plan
     judgement: Judgement
     continues: int | None = None
+    lesson: Lesson | None = None
 
 
 class Rung(Record):
@@ -68,7 +81,7 @@ def propose(
     baseline: Mapping[str, float],
     rungs: Sequence[Rung],
     tried: Sequence[Attempt],
-    fitting: Callable[[], Plan | None],
+    fitting: Callable[[Sequence[Attempt]], Plan | None],
     sized: Callable[[float], Plan | None],
     *,
     trains: bool,
@@ -76,20 +89,23 @@ def propose(
 ) -> Proposal | None:
     """The next thing to try; None when the budget is met as well as can be, or there is nothing left to try.
 
-    `fitting` gives the plan of least predicted loss whose artifact keeps all limits but the drop, `sized` that of at
-    most so many bytes. `rounds` bounds the tries; None: nothing but the caller's patience.
-    With limits on costs, the plan that fits is trained, and trained on while the drop is too large. With a limit on the
-    drop alone the smallest network that keeps it is searched.
+    `fitting` gives the plan of least predicted loss whose artifact keeps all limits but the drop, with what the
+    attempts have taught; `sized` that of at most so many bytes. `rounds` bounds the tries; None: nothing but the
+    caller's patience.
+    With limits on costs, the plan that fits is trained. While the drop is too large, another one is where the attempts
+    say that the profile was wrong, else the best is trained on. With a limit on the drop alone the smallest network
+    that keeps it is searched.
     """
     if len(tried) >= (1 if not trains else rounds or math.inf):
         return None
     if any(limit.quantity != "drop" for limit in budget.limits):
-        if not tried:
-            plan = fitting()
-            return None if plan is None else Proposal(plan=plan)
-        if not tried[-1].judgement.broken(budget, baseline):
+        if tried and not tried[-1].judgement.broken(budget, baseline):
             return None
-        return Proposal(plan=tried[-1].plan, continues=len(tried) - 1)
+        plan = fitting(tried)
+        if plan is not None and plan not in [attempt.plan for attempt in tried]:
+            return Proposal(plan=plan)
+        best = best_of(budget, baseline, tried) if tried else None
+        return None if best is None else Proposal(plan=tried[best].plan, continues=best)
     plan = _smaller_or_larger(budget.limits[0], rungs, tried, sized, trains=trains)
     return None if plan is None or plan in [attempt.plan for attempt in tried] else Proposal(plan=plan)
 

@@ -1,6 +1,6 @@
 """What a single option sets anew, on the inputs of the float network: solved codes, and readers of what is gone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -44,8 +44,9 @@ def find_repairs(
     reads = _readers(network, units)
     for trial in trials(network, batches):
         name = trial.problem.name
-        for scheme in narrow.get(name, ()):
-            found.codes[name, scheme] = trial.changed(_rounded(network, trial.problem, scheme))
+        found.codes.update(
+            {(name, s): trial.changed(w) for s, w in _rounded(network, trial.problem, narrow.get(name, ()))}
+        )
         near = pulled(trial.problem.moments, trial.problem.weight, _DAMPING)
         for unit, member in reads.get(network.layer(name).weight, ()):
             for kept in sorted({option.kept for option in unit.options if option.kept < unit.width}):
@@ -56,12 +57,15 @@ def find_repairs(
     return found
 
 
-def _rounded(network: Network, problem: Problem, scheme: Scheme) -> Tensor:
-    """The weight on the grid of `scheme`, by the layer solver. [groups, m, n]"""
-    parameter = network.module.get_parameter(network.layer(problem.name).weight)
-    rounding = WeightFakeQuantize(grid_of(scheme), parameter, scheme.granularity, where=problem.name)
-    given = replace(problem, rounding=rounding)
-    return solve_weight(given, "joint", damping_for(given)).used
+def _rounded(network: Network, problem: Problem, schemes: Sequence[Scheme]) -> Iterator[tuple[Scheme, Tensor]]:
+    """The weight [groups, m, n] on the grid of each scheme, by the layer solver, all with the first one's damping."""
+    damping = None
+    for scheme in schemes:
+        parameter = network.module.get_parameter(network.layer(problem.name).weight)
+        rounding = WeightFakeQuantize(grid_of(scheme), parameter, scheme.granularity, where=problem.name)
+        given = replace(problem, rounding=rounding)
+        damping = damping_for(given) if damping is None else damping
+        yield scheme, solve_weight(given, "joint", damping).used
 
 
 def _readers(network: Network, units: Sequence[Unit]) -> Mapping[str, list[tuple[Unit, ParamDim]]]:

@@ -8,7 +8,7 @@ Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 from functools import partial
 from pathlib import Path
 
-from jointly import budgets, latency, layers, orders, search_time, without_training
+from jointly import budgeted, budgets, latency, layers, orders, search_time, without_training
 from parts import Part, main
 
 WORK = Path("runs/joint")
@@ -29,6 +29,11 @@ def parts(quick: bool) -> dict[str, Part]:
     for name in orders.DROPS:
         for order in orders.ORDERS:
             found[f"order-{name}-{order}"] = partial(orders.run, name, order, folder=WORK / "files", **few_epochs)
+    for share in budgeted.BOPS:
+        found[f"bops-{share}"] = partial(budgeted.run_bops, share, folder=WORK / "files", **few_epochs)
+    for batch in budgeted.LATENCY:
+        hurry = {"minutes": 2.0, "seconds": 1.0} if quick else {}
+        found[f"latency-budget-{batch}"] = partial(budgeted.run_latency, batch, folder=WORK / "files", **hurry)
     for name in budgets.budgets():
         found[name] = partial(budgets.run, name, folder=WORK / "files", **few_epochs)
     found |= {f"search-{name}": partial(search_time.run, name) for name in search_time.GOALS}
@@ -39,4 +44,4 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (layers, without_training, orders, latency, search_time, budgets), parts)
+    main(__doc__ or "", WORK, (layers, without_training, orders, latency, budgeted, search_time, budgets), parts)

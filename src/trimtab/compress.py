@@ -1,10 +1,12 @@
 """`compress`: the whole picture. Capture, profile, search, apply, recover, lower, prove; and again if need be."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from trimtab.conclude import conclude
 from trimtab.job import PROFILE, SHARED, Job
+from trimtab.next_plan import fitting_plan, rounds_of, sized_plan
 from trimtab.plan import Budget, Options, Result
 from trimtab.report import Stages
 from trimtab.search import Attempt, Proposal, best_of, nearest_rung, propose
@@ -54,10 +56,10 @@ def compress(
             job.baseline,
             rungs,
             tried,
-            job.fitting,
-            job.sized,
+            partial(fitting_plan, job),
+            partial(sized_plan, job),
             trains=job.options.recover and not job.out_of_time(),
-            rounds=job.rounds,
+            rounds=rounds_of(job),
         ):  # search
             tried.append(job.carry_out(proposal, tried))  # apply, recover, lower, judge
         if not tried:  # nothing keeps the limits on costs

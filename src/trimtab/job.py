@@ -6,7 +6,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from trimtab.graph import Network, capture
 from trimtab.judge import Judge
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
-from trimtab.measure import divergence, first_rows, outputs_of
+from trimtab.measure import first_rows
 from trimtab.plan import Budget, Options, Plan, Proof, Target
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
@@ -33,10 +33,8 @@ from trimtab.recover.stepwise import bytes_a_row
 from trimtab.report import Stages
 from trimtab.run import Run
 from trimtab.search import (
-    FINALISTS,
     WHOLE_NETWORKS,
     Attempt,
-    Fit,
     Judgement,
     Lesson,
     Profile,
@@ -45,16 +43,12 @@ from trimtab.search import (
     anchored,
     best_of,
     build_profile,
-    corrected,
-    find_fit,
     fitted,
     latency_of,
-    learnt,
+    lesson_of,
     of_network,
     random_plans,
     read_table,
-    refined,
-    sampler,
     search_in_order,
     stages_of,
     stats_for,
@@ -71,8 +65,6 @@ from trimtab.search.strategy import LADDER
 from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
 from trimtab.tasks.rows import batches_in
-from trimtab.tasks.shorter import shortened
-from trimtab.tasks.switches import evaluating
 
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
@@ -86,15 +78,12 @@ LATENCY = "latency.json"
 
 _SETTINGS, _SETTINGS_UNCUT = Settings(), Settings(freeze_norm_at=0.0)
 """Where nothing is gone, batch norm's statistics are right from the start: batches would only add noise."""
+_FEW, _SETTINGS_FEW_BITS = 3, Settings(learning_rate=3e-3, freeze_norm_at=1.0)
+"""With activations of so few bits what batch norm sees changes to the end, and larger steps are needed."""
 _CALIBRATION_BYTES = 2**31
 """What the values that calibration keeps at a time may take."""
 
-_ROUNDS = 3
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
-_BRIEF, _LEAST_STEPS = 1 / 8, 32
-"""The share of the training that the finalists of a refinement get, and so many steps at least."""
-_REFINING = 0.5
-"""The share of `minutes` after which refinement ends."""
 
 
 class Job:
@@ -347,75 +336,11 @@ class Job:
         rungs = [Rung(fraction=1.0, plan=widest, judgement=self.judged(widest))]
         with self.stage("frontier", total=len(LADDER)) as advance:
             for fraction in LADDER[1:]:
-                plan = self.sized(fraction * full)
+                plan = search_in_order(profile, Budget(size=f"{fraction * full:.0f}B"), self.options.order)
                 if plan is not None and plan != rungs[-1].plan:
                     rungs.append(Rung(fraction=fraction, plan=plan, judgement=self.judged(plan)))
                 advance()
         return rungs
-
-    @property
-    def rounds(self) -> int | None:
-        """How many attempts there may be; None: as many as there is time for."""
-        return self.options.rounds or (_ROUNDS if self.options.minutes is None else None)
-
-    def sized(self, at_most: float) -> Plan | None:
-        """The plan of least predicted loss of at most so many bytes."""
-        return search_in_order(self.profile, Budget(size=f"{at_most:.0f}B"), self.options.order)
-
-    def fitting(self, tried: Sequence[Attempt] = ()) -> Plan | None:
-        """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop.
-
-        With `refine` the best plan that is found around it. After attempts from which something was learnt about the
-        profile, the plan of the profile that is put right.
-        """
-        profile, baseline, factors = self.profile, self.baseline, learnt(self.profile, tried)
-        if tried and factors is None:
-            return tried[-1].plan
-        with self.stage("search"):
-            profile = profile if factors is None else corrected(profile, factors)
-            fit = find_fit(profile, self.budget, baseline, self.judged, self.options.order)
-        if fit is None or tried or self.options.refine == "none":
-            return None if fit is None else fit.plan
-        plan = self.run.remember("refined", lambda: self._refined(fit).to_json())
-        return Plan.from_json(plan, where=f"{self.run.path}: refined")
-
-    def _refined(self, fit: Fit) -> Plan:
-        trials, trains = self.options.trials, self.options.recover
-        with self.stage("refine", total=trials + FINALISTS * trains) as advance:
-            return refined(
-                self.profile,
-                fit,
-                self._in_time("judged", self.judged, advance),
-                self._in_time("briefly trained", self._briefly_trained, advance) if trains else None,
-                budget=self.budget,
-                baseline=self.baseline,
-                sampler=sampler(self.options.refine, seed=self.seed, trials=trials),
-                trials=trials,
-            )
-
-    def _in_time(
-        self, kind: str, judge: Callable[[Plan], Judgement], advance: Any
-    ) -> Callable[[Plan], Judgement | None]:
-        """`judge`, who gives no more judgements than are there already when the time for refinement is over."""
-
-        def judged(plan: Plan) -> Judgement | None:
-            known = f"{kind} {plan.to_json()}" in self.run
-            found = judge(plan) if known or not self.out_of_time(_REFINING) else None
-            advance()
-            return found
-
-        return judged
-
-    def _briefly_trained(self, plan: Plan) -> Judgement:
-        """What the plan comes to after an eighth of the training."""
-
-        def compute() -> dict[str, Any]:
-            steps = max(_LEAST_STEPS, round(_BRIEF * self._epochs * batches_in(self.task.train)))
-            epochs, task = shortened(self.task, steps)
-            network = self._train(self.settled(plan), plan, task, epochs=epochs, seed=self.seed)
-            return self._judge(network, plan).model_dump()
-
-        return Judgement(**self.run.remember(f"briefly trained {plan.to_json()}", compute))
 
     # ── carry a plan out ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -441,7 +366,7 @@ class Job:
         """What the plan comes to without training."""
 
         def compute() -> dict[str, Any]:
-            return self._judge(self.settled(plan), plan).model_dump()
+            return self.judgement_of(self.settled(plan), plan).model_dump()
 
         return Judgement(**self.run.remember(f"judged {plan.to_json()}", compute))
 
@@ -453,7 +378,7 @@ class Job:
         def compute() -> dict[str, Any]:
             network = self._carried_out(proposal, tried, trains=trains and self.options.recover)
             self.run.write(_file("network", key), save_tensors(network.state_dict()))
-            judged = self._judge(network, proposal.plan)
+            judged = self.judgement_of(network, proposal.plan)
             lesson = self._lesson(network, proposal.plan) if trains and self.options.recover else None
             attempt = Attempt(plan=proposal.plan, judgement=judged, continues=proposal.continues, lesson=lesson)
             return attempt.model_dump(mode="json")
@@ -461,20 +386,8 @@ class Job:
         return self._attempt(key, self.run.remember(key, compute))
 
     def _lesson(self, network: Network, plan: Plan) -> Lesson | None:
-        """What is lost after training, on validation inputs; None where nothing was removed, or nothing rounded."""
-        cut = plan.model_copy(update={"layers": ()})
-        if not cut.thins or not plan.layers:
-            return None
-        unrounded = apply(self.network, cut)
-        state = network.state_dict()
-        unrounded.load_state_dict({name: state[name] for name in unrounded.state_dict()})
         seen = [inputs for inputs, _ in first_batches(self.task.val, profile_rows(self.network))]
-        outputs = []
-        for each in (self.network, unrounded, network):
-            with evaluating(each):
-                outputs.append(outputs_of(each, seen))
-        removed, both = (divergence(found, outputs[0]) for found in outputs[1:])
-        return Lesson(removed=removed, rounded=max(both - removed, 0.0))
+        return lesson_of(network, plan, self.network, seen)
 
     def _attempt(self, key: str, value: Any) -> Attempt:
         return Attempt.from_json(json.dumps(value), where=f"{self.run.path}: {key.partition('{')[0].strip()}")
@@ -519,7 +432,7 @@ class Job:
 
     def _recovered(self, network: Network, plan: Plan, key: str, number: int, of: int = 1) -> Network:
         """Trained, for a round's epochs or, of several stages, its share of them."""
-        epochs, steps = max(1, round(self._epochs / of)), batches_in(self.task.train)
+        epochs, steps = max(1, round(self.epochs / of)), batches_in(self.task.train)
         with self.stage("recover", total=epochs * steps) as advance:
             done = 0
 
@@ -528,7 +441,7 @@ class Job:
                 advance(now - done)
                 done = now
 
-            return self._train(
+            return self.train(
                 network,
                 plan,
                 self.task,
@@ -539,22 +452,24 @@ class Job:
             )
 
     @cached_property
-    def _epochs(self) -> int:
+    def epochs(self) -> int:
         """Of one round of recovery."""
         steps = max(batches_in(self.task.train), 1)
         return self.options.epochs or max(1, min(_MOST_EPOCHS, round(_RECOVERY_STEPS / steps)))
 
-    def _train(self, network: Network, plan: Plan, task: Task, **how: Any) -> Network:
+    def train(self, network: Network, plan: Plan, task: Task, **how: Any) -> Network:
+        """Recovered on `task`, with the task's network as the teacher, until the time is up at the latest."""
         return recover(
             hold_plan(network, plan) if plan.sparse else network,
             task,
             teacher=self.network,
-            settings=_SETTINGS if plan.thins else _SETTINGS_UNCUT,
+            settings=_settings_for(plan),
             deadline=self._deadline(),
             **how,
         ).network
 
-    def _judge(self, network: Network, plan: Plan) -> Judgement:
+    def judgement_of(self, network: Network, plan: Plan) -> Judgement:
+        """What a network comes to, its artifact written."""
         artifact = lower(network, self.target, self.file(CANDIDATE))
         return self.judge.judgement(artifact, network, plan, self.baseline)
 
@@ -591,6 +506,12 @@ def _run_as(target: str, options: Options) -> Target:
 def _key(number: int, tried: Proposal | Attempt) -> str:
     """Names an attempt: its place, its plan, and what it began from."""
     return f"attempt {number} {Proposal(plan=tried.plan, continues=tried.continues).to_json()}"
+
+
+def _settings_for(plan: Plan) -> Settings:
+    if any(decision.activation and decision.activation.bits <= _FEW for decision in plan.layers):
+        return _SETTINGS_FEW_BITS
+    return _SETTINGS if plan.thins else _SETTINGS_UNCUT
 
 
 def _left_of(plan: Plan, network: Network) -> Plan:

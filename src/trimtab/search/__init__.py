@@ -9,6 +9,7 @@ from trimtab.search.elsewhere import read_table as read_table
 from trimtab.search.elsewhere import timed_elsewhere as timed_elsewhere
 from trimtab.search.elsewhere import with_latency_of as with_latency_of
 from trimtab.search.feedback import learnt as learnt
+from trimtab.search.feedback import lesson_of as lesson_of
 from trimtab.search.fitting import Fit as Fit
 from trimtab.search.fitting import find_fit as find_fit
 from trimtab.search.latency_model import WHOLE_NETWORKS as WHOLE_NETWORKS

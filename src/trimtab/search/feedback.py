@@ -6,10 +6,16 @@ Training makes up for what was removed and for what was rounded in different sha
 import math
 from collections.abc import Sequence
 
+from trimtab.apply import apply
+from trimtab.graph import Network
+from trimtab.measure import divergence, outputs_of
+from trimtab.plan import Plan
 from trimtab.search.corrections import LEAST, MOST, Factors, parts
 from trimtab.search.plan_search import choice_of
 from trimtab.search.profile import Profile
-from trimtab.search.strategy import Attempt
+from trimtab.search.strategy import Attempt, Lesson
+from trimtab.tasks.switches import evaluating
+from trimtab.tasks.task import Inputs
 
 _WORTH = 1.5
 """Below this factor, another plan is not worth a training: the one that there is is trained on."""
@@ -31,6 +37,22 @@ def learnt(profile: Profile, tried: Sequence[Attempt]) -> Factors | None:
         return None
     factor = min(max(math.exp(sum(ratios) / len(ratios)), LEAST), MOST)
     return Factors(weights=factor, activations=factor) if abs(math.log(factor)) > math.log(_WORTH) else None
+
+
+def lesson_of(network: Network, plan: Plan, original: Network, seen: Sequence[Inputs]) -> Lesson | None:
+    """What a trained network still loses on the inputs `seen`; None where nothing was removed, or nothing rounded."""
+    cut = plan.model_copy(update={"layers": ()})
+    if not cut.thins or not plan.layers:
+        return None
+    unrounded = apply(original, cut)
+    state = network.state_dict()
+    unrounded.load_state_dict({name: state[name] for name in unrounded.state_dict()})
+    outputs = []
+    for each in (original, unrounded, network):
+        with evaluating(each):
+            outputs.append(outputs_of(each, seen))
+    removed, both = (divergence(found, outputs[0]) for found in outputs[1:])
+    return Lesson(removed=removed, rounded=max(both - removed, 0.0))
 
 
 def _predicted(profile: Profile, attempt: Attempt) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 from torch.fx import Node
@@ -83,19 +83,25 @@ class LayerShape(Record):
     within: tuple[str, ...] = ()
 
 
-Bits = tuple[int, int]
-"""Of weights, and of what is multiplied with them."""
+class Bits(NamedTuple):
+    """Of weights, and of what is multiplied with them; `grid`: the weights', None for the kernels' own."""
+
+    weights: int
+    activations: int
+    grid: str | None = None
 
 
 def narrower(quantities: Collection[str], target: Target) -> tuple[Bits, ...]:
     """Bits besides those of the kernels that save something where these quantities are limited.
 
-    Files store weights in few bits, BOPs count both sides.
+    Files store weights in few bits, BOPs count both sides. For these, weights of 2 bits have four levels: a symmetric
+    grid has three, and is what fits into 2 bits of a file whatever the signs.
     """
     if "bops" in quantities:
-        return (4, 8), (4, 4), (3, 4), (3, 3), (2, 3), (2, 2)
+        four = [Bits(2, activations, "affine") for activations in (3, 2)]
+        return Bits(4, 8), Bits(4, 4), Bits(3, 4), Bits(3, 3), *four
     if {"size", "drop"}.intersection(quantities):
-        return tuple((bits, 8) for bits in target.stored_bits if 1 < bits < 8)
+        return tuple(Bits(bits, 8) for bits in target.stored_bits if 1 < bits < 8)
     return ()
 
 
@@ -264,12 +270,10 @@ def _schemes(layer: Layer | None, target: Target, bits: Sequence[Bits]) -> list[
         weight, activation = target.schemes_by_operator[layer.operator]
         found.append((weight, activation))
         for fewer in bits:
-            found.append((_in_bits(weight, fewer[0]), _in_bits(activation, fewer[1])))
+            grid = fewer.grid or weight.grid
+            narrow = weight.model_copy(update={"bits": fewer.weights, "grid": grid})
+            found.append((narrow, activation.model_copy(update={"bits": fewer.activations})))
     return found
-
-
-def _in_bits(scheme: Scheme, bits: int) -> Scheme:
-    return scheme.model_copy(update={"bits": bits})
 
 
 def _options(widths: Iterable[int], schemes: Sequence[tuple[Scheme | None, Scheme | None]]) -> tuple[Option, ...]:

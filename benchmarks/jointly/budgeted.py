@@ -1,0 +1,88 @@
+"""`compress` under one budget: BOPs of ResNet-20, latency of ResNet-56."""
+
+from pathlib import Path
+from typing import Any
+
+import trimtab as tt
+from harness import Claim
+from jointly.trained_tasks import EXAMPLE
+from trimtab.lower import lower_float
+from trimtab.measure import first_rows, latencies
+from trimtab.plan import Budget, Options
+from trimtab.tasks import load_task
+
+PROTOCOL = """\
+BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted, seed 0,
+30 epochs. Latency: `compress --latency` on the pretrained ResNet-56 (93.39 %), one thread, in one hour on two threads;
+the artifact beside the original in true float32 on ONNX Runtime and on OpenVINO (there with inference precision f32),
+in turn in one run; × float32 is against the faster of the two.
+"""
+BOPS = {"1.2": 91.5, "0.9": 91.7}
+LATENCY = {32: 5.0, 1: 4.0}
+DROP, SECONDS = 1.0, {1: 10.0, 32: 30.0}
+
+
+def run_bops(share: str, *, folder: Path, epochs: int = 30) -> list[dict[str, Any]]:
+    """One row: the accuracy at a share of the BOPs."""
+    task = load_task(str(EXAMPLE), {"depth": "20"})
+    options = Options(epochs=epochs, rounds=1)
+    result = tt.compress(task, budget=Budget(bops=f"{share}%"), run=folder / f"bops-{share}", options=options)
+    bits = [(d.weight.bits, d.activation.bits) for d in result.plan.layers if d.weight and d.activation]
+    assert result.compressed.metric is not None
+    return [
+        {
+            "bops": share,
+            "% of the 32×32 BOPs": 100 * result.compressed.bops / result.baseline.bops,
+            "accuracy, test %": 100 * result.compressed.metric,
+            "drop, points": 100 * result.drop.value,
+            "groups cut": len(result.plan.groups),
+            "branches removed": len(result.plan.branches),
+            "bits of weights and activations": str(bits),
+        }
+    ]
+
+
+def run_latency(
+    batch: int, *, folder: Path, minutes: float = 60.0, seconds: float | None = None
+) -> list[dict[str, Any]]:
+    """One row: how many times faster than float32, at what drop."""
+    task = load_task(str(EXAMPLE), {"depth": "56"})
+    options = Options(batch=batch, rounds=1, minutes=minutes, epochs=18)
+    limit = Budget(latency=f"{0.95 / LATENCY[batch] * 100:.1f}%")
+    where = folder / f"latency-{batch}"
+    result = tt.compress(task, budget=limit, run=where, options=options)
+    network = tt.capture(task.model, first_rows(task.train, 3))
+    contestants = {"it": tt.load_artifact("onnxruntime", Path(result.artifact))}
+    for runtime in ("onnxruntime", "openvino"):
+        contestants[runtime] = lower_float(network, tt.target(runtime), where / f"float-{runtime}.onnx")
+    inputs = first_rows(task.val, batch)
+    timed = latencies(contestants, inputs, threads=1, seconds=seconds or SECONDS[batch])
+    return [
+        {
+            "latency at batch": batch,
+            "ms": timed["it"].median_ms,
+            "float32 on ONNX Runtime, ms": timed["onnxruntime"].median_ms,
+            "float32 on OpenVINO, ms": timed["openvino"].median_ms,
+            "× float32": min(timed[name].median_ms for name in ("onnxruntime", "openvino")) / timed["it"].median_ms,
+            "drop, points": 100 * result.drop.value,
+            "groups cut": len(result.plan.groups),
+            "branches removed": len(result.plan.branches),
+        }
+    ]
+
+
+def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Accuracy at few BOPs; times faster and drop."""
+    found = []
+    for row in rows:
+        if "bops" in row:
+            share = row["bops"]
+            name = f"ResNet-20 at {row['% of the 32×32 BOPs']:.2f} % of the BOPs"
+            found.append(Claim(f"{name}: accuracy", BOPS[share], row["accuracy, test %"], "%", at_least=True))
+            found.append(Claim(f"{name}: BOPs", float(share), row["% of the 32×32 BOPs"], "%"))
+        if "latency at batch" in row:
+            name = f"ResNet-56 at batch {row['latency at batch']}"
+            goal = LATENCY[row["latency at batch"]]
+            found.append(Claim(f"{name}: against float32", goal, row["× float32"], "×", at_least=True))
+            found.append(Claim(f"{name}: drop", DROP, row["drop, points"], "points"))
+    return found

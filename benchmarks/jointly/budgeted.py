@@ -6,15 +6,15 @@ from typing import Any
 import trimtab as tt
 from harness import Claim
 from jointly.trained_tasks import EXAMPLE
-from trimtab.lower import lower_float
+from trimtab.lower import load, lower_float
 from trimtab.measure import first_rows, latencies
 from trimtab.plan import Budget, Options
 from trimtab.tasks import load_task
 
 PROTOCOL = """\
-BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted, seed 0,
-30 epochs. Latency: `compress --latency` on the pretrained ResNet-56 (93.39 %), one thread, in one hour on two threads;
-the artifact beside the original in true float32 on ONNX Runtime and on OpenVINO (there with inference precision f32),
+BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted,
+30 epochs, seed 0. Latency: `compress --latency` on the pretrained ResNet-56 (93.39 %), one hour on two threads; the
+artifact, on one thread, beside the original in true float32 on ONNX Runtime and on OpenVINO (there with inference precision f32),
 in turn in one run; × float32 is against the faster of the two.
 """
 BOPS = {"1.2": 91.5, "0.9": 91.7}
@@ -52,7 +52,7 @@ def run_latency(
     where = folder / f"latency-{batch}"
     result = tt.compress(task, budget=limit, run=where, options=options)
     network = tt.capture(task.model, first_rows(task.train, 3))
-    contestants = {"it": tt.load_artifact("onnxruntime", Path(result.artifact))}
+    contestants = {"it": load("onnxruntime", Path(result.artifact))}
     for runtime in ("onnxruntime", "openvino"):
         contestants[runtime] = lower_float(network, tt.target(runtime), where / f"float-{runtime}.onnx")
     inputs = first_rows(task.val, batch)

@@ -14,7 +14,7 @@ from trimtab.tasks import load_task
 PROTOCOL = """\
 BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted,
 30 epochs, seed 0. Latency: `compress --latency` on the pretrained ResNet-56 (93.39 %), one hour on two threads; the
-artifact, on one thread, beside the original in true float32 on ONNX Runtime and on OpenVINO (there with inference precision f32),
+artifact, on one thread, beside the original in true float32 on ONNX Runtime and on OpenVINO (inference precision f32),
 in turn in one run; × float32 is against the faster of the two.
 """
 BOPS = {"1.2": 91.5, "0.9": 91.7}

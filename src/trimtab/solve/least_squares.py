@@ -33,6 +33,8 @@ def least_squares(gram: Tensor, cross: Tensor) -> Tensor:
     """The weights [groups, m, n] of least mean ‖y − Wx‖². Raises: NumericsError for a gram without an inverse."""
     factor, failed = torch.linalg.cholesky_ex(gram)
     solution = torch.cholesky_solve(cross.mT, factor)
+    if bool(failed.any()):  # singular to rounding: elimination with pivots may still do
+        solution, failed = torch.linalg.solve_ex(gram, cross.mT)
     if bool(failed.any()) or not bool(solution.isfinite().all()):
         raise NumericsError("least squares: inputs that depend on each other leave the weights open; add damping")
     return solution.mT

@@ -39,6 +39,12 @@ class Affine:
         """Whether the layer can add any number to each of its channels."""
         return self.norm is not None or self.bias is not None
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that `write` and `set_constant` may change."""
+        norm = self.norm or {}
+        return [value for value in (self.parameter, self.bias, *norm.values()) if isinstance(value, Tensor)]
+
     def weight(self, other: Tensor | None = None) -> Tensor:
         """The layer's weight, or another in its place, as rows."""
         return self.by_group(_exact(self.parameter if other is None else other).flatten(1))

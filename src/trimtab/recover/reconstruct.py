@@ -106,12 +106,14 @@ class Trial:
     @torch.no_grad()
     def changed(self, rows: Tensor) -> dict[str, Tensor]:
         """The tensors that are others when the layer computes with `rows` [groups, m, n] and keeps its means."""
-        state = self.network.state_dict()
+        own = {tensor.data_ptr() for tensor in self.layer.tensors}
+        state = {name: value for name, value in self.network.state_dict().items() if value.data_ptr() in own}
         before = {name: value.clone() for name, value in state.items()}
         self.layer.write(rows)
         self.layer.set_constant(rows, self.problem.moments)
         found = {name: value.clone() for name, value in state.items() if not torch.equal(value, before[name])}
-        self.network.load_state_dict(before)
+        for name, value in before.items():
+            state[name].copy_(value)
         return found
 
 

@@ -26,7 +26,8 @@ def pulled(moments: Moments, weight: Tensor, damping: float) -> Moments:
     Whatever is solved with them stays near `weight` [groups, m, n] where the data say nothing.
     """
     gram = damped(moments.gram, damping)
-    return replace(moments, gram=gram, cross=moments.cross + weight @ (gram - moments.gram))
+    added = (gram - moments.gram).diagonal(dim1=-2, dim2=-1)
+    return replace(moments, gram=gram, cross=moments.cross + weight * added[:, None])
 
 
 def least_squares(gram: Tensor, cross: Tensor) -> Tensor:

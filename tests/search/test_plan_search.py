@@ -167,3 +167,15 @@ def test_memory_that_cannot_be_measured_fits_nowhere(profile):
 
 def test_nothing_fits_what_is_too_small(profile):
     assert find_fit(profile, Budget(size="0.01%"), profile.baseline, Judge(profile)) is None
+
+
+def test_codes_of_wide_layers_are_found_by_a_single_sweep():
+    network = captured(Mixed())
+    narrow = profile_of(network, limited=("size",))
+    choice = [min(range(len(u.options)), key=lambda i: sum(u.options[i].bits)) for u in narrow.units]
+    assert {decision.solver for decision in plan_of(narrow, choice).layers} == {"joint"}
+    wide = [
+        layer.model_copy(update={"weights": tuple((1000 * c, n) for c, n in layer.weights)}) for layer in narrow.layers
+    ]
+    plan = plan_of(narrow.model_copy(update={"layers": tuple(wide)}), choice)
+    assert {decision.solver for decision in plan.layers} == {"gptq"}

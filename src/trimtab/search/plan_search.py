@@ -8,7 +8,7 @@ from trimtab.quant.ranges import suited_to
 from trimtab.search.allocate import Cost, allocate
 from trimtab.search.costs import Costs
 from trimtab.search.profile import COST_QUANTITIES, Profile
-from trimtab.search.space import Option, Unit
+from trimtab.search.space import Option, Unit, evaluate_terms, solver_for
 
 _WHOLE_BITS = 8
 
@@ -92,6 +92,7 @@ def plan_of(profile: Profile, choice: Sequence[int]) -> Plan:
     """The plan that takes option `choice[u]` of every unit; of what is in a removed branch it says nothing."""
     taken = {unit.name: unit.options[index] for unit, index in zip(profile.units, choice, strict=True)}
     groups, branches, layers = [], [], []
+    inputs = _inputs(profile)
     for unit in profile.units:
         option = taken[unit.name]
         if not all(taken[name].kept for name in unit.within):
@@ -101,7 +102,7 @@ def plan_of(profile: Profile, choice: Sequence[int]) -> Plan:
         if unit.group is not None and option.kept < unit.width:
             groups.append(GroupDecision(group=unit.group, kept=tuple(sorted(unit.order[: option.kept]))))
         if option.weight is not None:
-            layers += [_stored(name, option) for name in unit.layers]
+            layers += [_stored(name, option, inputs[name]) for name in unit.layers]
     return Plan(
         fingerprint=profile.fingerprint,
         target=profile.target,
@@ -112,7 +113,16 @@ def plan_of(profile: Profile, choice: Sequence[int]) -> Plan:
     )
 
 
-def _stored(layer: str, option: Option) -> LayerDecision:
+def _inputs(profile: Profile) -> dict[str, int]:
+    """How many inputs an output of each layer has, nothing removed."""
+    full = {unit.name: unit.width for unit in profile.units}
+    return {
+        layer.name: evaluate_terms(layer.weights, full) // evaluate_terms(layer.outputs, full)
+        for layer in profile.layers
+    }
+
+
+def _stored(layer: str, option: Option, inputs: int) -> LayerDecision:
     """Below the bits of the kernels the nearest codes are not good enough, and the widest range is too wide."""
     assert option.weight is not None
     return LayerDecision(
@@ -120,7 +130,7 @@ def _stored(layer: str, option: Option) -> LayerDecision:
         weight=option.weight,
         activation=option.activation,
         ranges=suited_to(option.activation.bits) if option.activation else "minmax",
-        solver="joint" if option.weight.bits < _WHOLE_BITS else "nearest",
+        solver=solver_for(inputs) if option.weight.bits < _WHOLE_BITS else "nearest",
     )
 
 

@@ -12,7 +12,7 @@ from trimtab.quant import WeightFakeQuantize
 from trimtab.quant.grids.kernels import grid_of
 from trimtab.recover.layerwise import Problem, damping_for, solve_weight
 from trimtab.recover.reconstruct import Trial, trials
-from trimtab.search.space import Unit
+from trimtab.search.space import Unit, solver_for
 from trimtab.solve import least_squares, pulled
 from trimtab.tasks.task import Inputs
 
@@ -65,7 +65,7 @@ def _rounded(network: Network, problem: Problem, schemes: Sequence[Scheme]) -> I
         rounding = WeightFakeQuantize(grid_of(scheme), parameter, scheme.granularity, where=problem.name)
         given = replace(problem, rounding=rounding)
         damping = damping_for(given) if damping is None else damping
-        yield scheme, solve_weight(given, "joint", damping).used
+        yield scheme, solve_weight(given, solver_for(problem.weight.shape[2]), damping).used
 
 
 def _readers(network: Network, units: Sequence[Unit]) -> Mapping[str, list[tuple[Unit, ParamDim]]]:

@@ -13,6 +13,7 @@ from trimtab.graph.axes import resolve, size
 from trimtab.graph.groups import terms_of
 from trimtab.graph.values import bind
 from trimtab.plan import Record, Scheme, Target
+from trimtab.plan.plan import Solver
 
 _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 
@@ -37,6 +38,15 @@ class Option(Record):
     def bits(self) -> tuple[int, int]:
         """Of weights and activations; 32 of what is in float."""
         return bits_of(self.weight), bits_of(self.activation)
+
+
+WIDE = 1024
+"""Inputs of a layer beyond which coordinate descent takes minutes."""
+
+
+def solver_for(inputs: int) -> Solver:
+    """What finds the codes of few bits of a layer with so many inputs."""
+    return "joint" if inputs <= WIDE else "gptq"
 
 
 def bits_of(scheme: Scheme | None) -> int:

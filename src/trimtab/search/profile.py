@@ -173,7 +173,8 @@ def build_profile(
     units = units_of(network, target, orders, narrower(limited, target))
     layers = shapes_of(network, units)
     needed = needed_times(units, layers) if "latency" in limited else {}
-    with progress.stage("profile", total=sum(len(unit.options) for unit in units) + len(needed)) as advance:
+    measured = sum(len(to_measure(unit, number)) for number, unit in enumerate(units))
+    with progress.stage("profile", total=measured + len(needed)) as advance:
         with seeded(seed, 0, task.train):
             units = measure_losses(network, task, target, units, memo=memo, advance=advance)
         table = memo("latency table", lambda: time_layers(needed, target, advance)) if needed else {}

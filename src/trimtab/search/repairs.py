@@ -36,7 +36,7 @@ def find_repairs(
     units: Sequence[Unit],
     narrow: Mapping[str, Sequence[Scheme]],
 ) -> Repairs:
-    """One pass over the layers: each solves every scheme that `narrow` names for it, and every loss of inputs.
+    """One pass over the layers: each is solved for every scheme that `narrow` names for it, and every loss of inputs.
 
     A layer that reads a group makes up for the channels that a unit drops by least squares on the others.
     """

@@ -1,5 +1,7 @@
 """What is concluded: the rows of the report, and that a proof which disagrees is a reason."""
 
+import inspect
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -8,11 +10,12 @@ from torch import nn
 
 import trimtab.conclude
 from trimtab.apply import apply
-from trimtab.conclude import disagreement, layer_rows
+from trimtab.commands.compress import compress_command
+from trimtab.conclude import _NOT_ON_THE_COMMAND_LINE, _command, disagreement, layer_rows
 from trimtab.graph import capture
 from trimtab.lower import target
 from trimtab.measure import Timing
-from trimtab.plan import BranchDecision, Budget, GroupDecision, Plan, Proof
+from trimtab.plan import BranchDecision, Budget, GroupDecision, Options, Plan, Proof
 
 
 class Residual(nn.Sequential):
@@ -92,3 +95,21 @@ def test_noisy_timings_are_repeated_where_latency_is_limited_and_then_said(
     said = limited and steady_after > looks
     assert bool(job.notes) == said
     assert not said or "the quartiles of 20 runs lie 40 % apart (steady: at most 10 %)" in job.notes[0]
+
+
+def test_the_command_has_every_option_that_is_not_the_default() -> None:
+    named = set(Options.model_fields) - _NOT_ON_THE_COMMAND_LINE
+    assert named <= set(inspect.signature(compress_command).parameters)
+    options = Options(order="prune-then-quantize", refine="random", trials=5, epochs=2, confidence=0.9, recover=False)
+    job = SimpleNamespace(
+        run=SimpleNamespace(header={"task": "digits", "settings": {}}),
+        options=options,
+        budget=Budget(size="10%"),
+        target=SimpleNamespace(name="onnxruntime"),
+        seed=3,
+    )
+    words = shlex.split(_command(job))
+    for word, value in {"order": options.order, "refine": "random", "trials": "5", "confidence": "0.9"}.items():
+        assert words[words.index(f"--{word}") + 1] == value
+    assert "--no-recover" in words
+    assert "--criterion" not in words

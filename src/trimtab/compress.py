@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trimtab.conclude import conclude
 from trimtab.job import PROFILE, SHARED, Job
-from trimtab.next_plan import fitting_plan, rounds_of, sized_plan
+from trimtab.next_plan import fitting_plan, rounds_of
 from trimtab.plan import Budget, Options, Result
 from trimtab.report import Stages
 from trimtab.search import Attempt, Proposal, best_of, nearest_rung, propose
@@ -57,7 +57,7 @@ def compress(
             rungs,
             tried,
             partial(fitting_plan, job),
-            partial(sized_plan, job),
+            job.sized,
             trains=job.options.recover and not job.out_of_time(),
             rounds=rounds_of(job),
         ):  # search

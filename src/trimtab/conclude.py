@@ -28,6 +28,8 @@ _LATENCY_SECONDS = 3.0
 _STEADY, _PATIENCE = 0.1, (1, 2, 4)
 """Where latency is limited: timings go on for so many times as long, until quartiles lie within this share."""
 _UNITS = {"size": "B", "memory": "B", "latency": "ms"}
+_NOT_ON_THE_COMMAND_LINE = {"recover", "rounds", "calibration_rows"}
+"""Options without a word of their own: the first is `--no-recover`, the others are Python's."""
 _DISAGREE = 0.02  # of the rows, or one row: outputs that lie between two classes may fall to either
 
 
@@ -214,8 +216,8 @@ def _command(job: Job) -> str:
             f"--{limit.quantity}",
             f"{limit.at_most!r}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}",
         ]
-    for name in ("epochs", "minutes", "criterion", "batch", "threads", "latency_table", "confidence"):
-        if getattr(options, name) != Options.model_fields[name].default:
+    for name in Options.model_fields:
+        if name not in _NOT_ON_THE_COMMAND_LINE and getattr(options, name) != Options.model_fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     words += [] if options.recover else ["--no-recover"]
     return shlex.join([*words, "--target", job.target.name, "--seed", str(job.seed)])

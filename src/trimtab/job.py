@@ -328,6 +328,10 @@ class Job:
         network = settle(apply(self.network, plan), [self.example])
         return self.judge.milliseconds(lower(network, self.target, self.file(CANDIDATE)), {"latency": self.float_ms})
 
+    def sized(self, at_most: float) -> Plan | None:
+        """The plan of least predicted loss of at most so many bytes."""
+        return search_in_order(self.profile, Budget(size=f"{at_most:.0f}B"), self.options.order)
+
     def ladder(self) -> list[Rung]:
         """Plans of falling size, judged without training: the frontier as it is before recovery."""
         profile = self.profile
@@ -336,7 +340,7 @@ class Job:
         rungs = [Rung(fraction=1.0, plan=widest, judgement=self.judged(widest))]
         with self.stage("frontier", total=len(LADDER)) as advance:
             for fraction in LADDER[1:]:
-                plan = search_in_order(profile, Budget(size=f"{fraction * full:.0f}B"), self.options.order)
+                plan = self.sized(fraction * full)
                 if plan is not None and plan != rungs[-1].plan:
                     rungs.append(Rung(fraction=fraction, plan=plan, judgement=self.judged(plan)))
                 advance()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from trimtab.job import Job
-from trimtab.plan import Budget, Plan
+from trimtab.plan import Plan
 from trimtab.search import (
     FINALISTS,
     Attempt,
@@ -15,7 +15,6 @@ from trimtab.search import (
     learnt,
     refined,
     sampler,
-    search_in_order,
 )
 from trimtab.tasks.rows import batches_in
 from trimtab.tasks.shorter import shortened
@@ -32,20 +31,15 @@ def rounds_of(job: Job) -> int | None:
     return job.options.rounds or (_ROUNDS if job.options.minutes is None else None)
 
 
-def sized_plan(job: Job, at_most: float) -> Plan | None:
-    """The plan of least predicted loss of at most so many bytes."""
-    return search_in_order(job.profile, Budget(size=f"{at_most:.0f}B"), job.options.order)
-
-
 def fitting_plan(job: Job, tried: Sequence[Attempt]) -> Plan | None:
     """The plan of least predicted loss whose artifact, as written and timed, keeps every limit but the drop.
 
     With `refine` the best plan that is found around it. After attempts from which something was learnt about the
-    profile, the plan of the profile that is put right; after others, the last one's.
+    profile, the plan of the profile that is put right; after others, none.
     """
     profile, baseline, factors = job.profile, job.baseline, learnt(job.profile, tried)
     if tried and factors is None:
-        return tried[-1].plan
+        return None
     with job.stage("search"):
         profile = profile if factors is None else corrected(profile, factors)
         fit = find_fit(profile, job.budget, baseline, job.judged, job.options.order)

@@ -18,8 +18,6 @@ from trimtab.tasks.rows import lay_out
 from trimtab.tasks.switches import evaluating
 from trimtab.tasks.task import Inputs
 
-_WHOLE_BITS = 8
-
 
 class Meter:
     """Measures one option at a time against the float network's outputs on `seen`.
@@ -71,12 +69,12 @@ class Meter:
         if self._variant is None or self._variant[0] != key:
             variant = self.network.clone()
             if option.weight is not None:
-                weight = None if _is_narrow(option) else option.weight
+                weight = None if option.narrow else option.weight
                 decisions = {
                     name: LayerDecision(layer=name, weight=weight, activation=option.activation) for name in unit.layers
                 }
                 insert_fake_quantization(variant.module, decisions, self.target)
-                for name in unit.layers if _is_narrow(option) else ():
+                for name in unit.layers if option.narrow else ():
                     codes = self._repairs.codes.get((name, option.weight), {})
                     variant.module.load_state_dict(codes, strict=False)
                 variant = settle(variant, self.adjusting, structure_changed=False)
@@ -85,15 +83,11 @@ class Meter:
         return self._variant[1]
 
 
-def _is_narrow(option: Option) -> bool:
-    return option.weight is not None and option.weight.bits < _WHOLE_BITS
-
-
 def _narrow_schemes(units: Sequence[Unit]) -> dict[str, list[Scheme]]:
     """By layer the schemes of fewer bits that are on offer for its weight."""
     found: dict[str, dict[Scheme, None]] = {}
     for unit in units:
-        schemes = dict.fromkeys(o.weight for o in unit.options if o.weight is not None and _is_narrow(o))
+        schemes = dict.fromkeys(o.weight for o in unit.options if o.weight is not None and o.narrow)
         found |= {name: schemes for name in unit.layers if schemes}
     return {name: list(schemes) for name, schemes in found.items()}
 

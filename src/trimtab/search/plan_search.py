@@ -10,8 +10,6 @@ from trimtab.search.costs import Costs
 from trimtab.search.profile import COST_QUANTITIES, Profile
 from trimtab.search.space import Option, Unit, evaluate_terms, solver_for
 
-_WHOLE_BITS = 8
-
 
 def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | None = None) -> Plan | None:
     """The plan with the least predicted loss within all cost limits of `budget`; None when no option is small enough.
@@ -130,7 +128,7 @@ def _stored(layer: str, option: Option, inputs: int) -> LayerDecision:
         weight=option.weight,
         activation=option.activation,
         ranges=suited_to(option.activation.bits) if option.activation else "minmax",
-        solver=solver_for(inputs) if option.weight.bits < _WHOLE_BITS else "nearest",
+        solver=solver_for(inputs) if option.narrow else "nearest",
     )
 
 

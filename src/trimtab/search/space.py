@@ -17,7 +17,7 @@ from trimtab.plan.plan import Solver
 
 _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 
-FLOAT_BITS = 32
+FLOAT_BITS, KERNEL_BITS = 32, 8
 
 Terms = tuple[tuple[int, tuple[str, ...]], ...]
 """A polynomial in the widths of groups: sum of coefficient · product of the widths of the named groups."""
@@ -38,6 +38,11 @@ class Option(Record):
     def bits(self) -> tuple[int, int]:
         """Of weights and activations; 32 of what is in float."""
         return bits_of(self.weight), bits_of(self.activation)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether weights have fewer bits than kernels read, so that the nearest codes are not good enough."""
+        return self.weight is not None and self.weight.bits < KERNEL_BITS
 
 
 WIDE = 1024

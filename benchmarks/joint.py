@@ -1,14 +1,15 @@
 """Pruning and quantization decided together, against one after the other: layers, networks, budgets.
 
 The whole takes hours on two cores. `--part NAME` runs one part, in a process of its own; every part is kept in
-`runs/joint` when it is done. Without `--part` what is not there yet is run, and everything is written to `--json`.
+`runs/joint` when it is done, and takes its place among the others in `--json`. Without `--part` what is not there yet is
+run, and everything is written to `--json`.
 Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 """
 
 from functools import partial
 from pathlib import Path
 
-from jointly import budgeted, budgets, latency, layers, orders, search_time, without_training
+from jointly import budgeted, budgets, latency, layers, levels, orders, search_time, without_training
 from parts import Part, main
 
 WORK = Path("runs/joint")
@@ -29,6 +30,8 @@ def parts(quick: bool) -> dict[str, Part]:
     for name in orders.DROPS:
         for order in orders.ORDERS:
             found[f"order-{name}-{order}"] = partial(orders.run, name, order, folder=WORK / "files", **few_epochs)
+    for name in levels.SIZES:
+        found[f"levels-{name}"] = partial(levels.run, name, folder=WORK / "files", **few_epochs)
     for share in budgeted.BOPS:
         found[f"bops-{share}"] = partial(budgeted.run_bops, share, folder=WORK / "files", **few_epochs)
     for batch in budgeted.LATENCY:
@@ -44,4 +47,6 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (layers, without_training, orders, latency, budgeted, search_time, budgets), parts)
+    main(
+        __doc__ or "", WORK, (layers, without_training, orders, levels, latency, budgeted, search_time, budgets), parts
+    )

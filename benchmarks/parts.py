@@ -40,7 +40,10 @@ class Log:
 
 
 def main(description: str, work: Path, modules: Iterable[Module], parts: Callable[[bool], Mapping[str, Part]]) -> None:
-    """`--part NAME` runs one part; without it what is not kept in `work` yet is run. `parts` gets `--quick`."""
+    """`--part NAME` runs one part; without it what is not kept in `work` yet is run. `parts` gets `--quick`.
+
+    With both `--part` and `--json` the part's rows take the place of its former ones in the file, the others' stay.
+    """
     parser = harness.parser(description)
     parser.add_argument("--part", help="run this part only; another name lists them")
     options = parser.parse_args()
@@ -49,7 +52,11 @@ def main(description: str, work: Path, modules: Iterable[Module], parts: Callabl
         parser.error(f"no part {options.part!r}; known: {', '.join(known)}")
     chosen = [options.part] if options.part else list(known)
     folder = work / "quick" if options.quick else work
-    rows = [row for name in chosen for row in _remembered(name, folder, known[name])]
+    found = {name: _remembered(name, folder, known[name]) for name in chosen}
+    if options.part and options.json and options.json.exists():
+        before = json.loads(options.json.read_text())["rows"]
+        found = {name: [row for row in before if row["part"] == name] for name in known} | found
+    rows = [row for name in known for row in found.get(name, [])]
     protocol = "\n".join(module.PROTOCOL for module in modules)
     harness.finish(options, protocol, rows, [claim for module in modules for claim in module.claims(rows)])
 

@@ -14,11 +14,13 @@ from trimtab.errors import ConfigError, PlanError, RunError
 from trimtab.family import compress_family
 from trimtab.graph import capture
 from trimtab.job import Job
+from trimtab.lower import lower
+from trimtab.measure import evaluate
 from trimtab.plan import Budget, Options, Plan, Result
 from trimtab.recover.checkpoint import digest
 from trimtab.report import Stages
 from trimtab.search import Profile, predicted
-from trimtab.tasks import load_task
+from trimtab.tasks import folds, load_task
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,25 @@ def test_the_best_of_a_refinement_are_trained_for_a_while_and_one_in_full(task, 
     value = finals[result.plan.to_json()]
     assert value["drop"] == min(other["drop"] for other in finals.values())
     assert len(judged_in(tmp_path / "run", "attempt 0 ")) == 1
+
+
+def test_refinement_judges_on_folds(task, tmp_path):
+    options = Options(epochs=1, refine="random", trials=2, folds=3)
+    result = run(task, tmp_path / "run", options, **LIMITS)
+    untrained, finals = (judged_in(tmp_path / "run", f"{kind} on 3 folds ") for kind in ("judged", "briefly trained"))
+    assert len(untrained) == 3  # the MILP's own plan, and two others
+    assert result.plan.to_json() in finals
+    assert finals.keys() <= untrained.keys()
+    same = {"target": "onnxruntime", "seed": 0, "options": options, "progress": Stages(quiet=True)}
+    with Job.open(task, tmp_path / "run", budget=Budget(**LIMITS), **same) as job:
+        plan = Plan.from_json(max(untrained), where="journal")
+        drops = []
+        for fold in folds(task, 3, 0):
+            network = job.on(fold).settled(plan)
+            artifact = lower(network, job.target, tmp_path / "fold.onnx")
+            before = evaluate(job.float_artifact, fold.val, task.metric).value
+            drops.append(before - evaluate(artifact, fold.val, task.metric).value)
+        assert untrained[plan.to_json()]["drop"] == pytest.approx(sum(drops) / 3)
 
 
 def test_several_limits_at_once(task, tmp_path):

@@ -113,6 +113,10 @@ def test_wrong_options_leave_no_folder(task, tmp_path):
         ConfigError, "refine 'grid': plans are refined under limits on costs, got .*drop", task, folder, refine="grid"
     )
     refused(ConfigError, "refine: Input should be 'none', 'tpe', 'grid'.*, got 'luck'", task, folder, refine="luck")
+    refused(
+        ConfigError, "folds 5: plans are judged on folds where they are refined; add --refine", task, folder, folds=5
+    )
+    refused(ConfigError, "folds: .*greater than or equal to 2", task, folder, refine="grid", folds=1)
     with torch.no_grad():
         sick = type(task.model)()
         sick.conv1.weight[0] = torch.nan

@@ -1,7 +1,11 @@
 """`compress` under one budget: BOPs of ResNet-20, latency of ResNet-56."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import openvino
+import torch
 
 import trimtab as tt
 from harness import Claim
@@ -13,12 +17,14 @@ from trimtab.tasks import load_task
 
 PROTOCOL = """\
 BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted,
-30 epochs, seed 0. Latency: `compress --latency` on the pretrained ResNet-56 (93.39 %), one hour on two threads; the
-artifact, on one thread, beside the original in true float32 on ONNX Runtime and on OpenVINO (inference precision f32),
-in turn in one run; × float32 is against the faster of the two.
+30 epochs, seed 0. Latency: `compress --target openvino --latency` on the pretrained ResNet-56 (93.39 %), one hour on
+two threads; the limit is 5 % below the goal. The artifact, on one thread, beside the original in true float32 on ONNX
+Runtime and on OpenVINO (inference precision f32), in turn in one run; × float32 is against the faster of the two.
+OpenVINO's own default (bfloat16 where the processor has it) is stated beside.
 """
 BOPS = {"1.2": 91.5, "0.9": 91.7}
 LATENCY = {32: 5.0, 1: 4.0}
+OWN = "openvino"
 DROP, SECONDS = 1.0, {1: 10.0, 32: 30.0}
 
 
@@ -48,27 +54,41 @@ def run_latency(
     """One row: how many times faster than float32, at what drop."""
     task = load_task(str(EXAMPLE), {"depth": "56"})
     options = Options(batch=batch, rounds=1, minutes=minutes, epochs=18)
-    limit = Budget(latency=f"{0.95 / LATENCY[batch] * 100:.1f}%")
     where = folder / f"latency-{batch}"
-    result = tt.compress(task, budget=limit, run=where, options=options)
-    network = tt.capture(task.model, first_rows(task.train, 3))
-    contestants = {"it": load("onnxruntime", Path(result.artifact))}
-    for runtime in ("onnxruntime", "openvino"):
-        contestants[runtime] = lower_float(network, tt.target(runtime), where / f"float-{runtime}.onnx")
-    inputs = first_rows(task.val, batch)
-    timed = latencies(contestants, inputs, threads=1, seconds=seconds or SECONDS[batch])
+    where.mkdir(parents=True, exist_ok=True)
+    network, inputs = tt.capture(task.model, first_rows(task.train, 3)), first_rows(task.val, batch)
+    timing: dict[str, Any] = {"threads": 1, "seconds": seconds or SECONDS[batch]}
+    floats = {
+        runtime: lower_float(network, tt.target(runtime), where / f"{runtime}.onnx") for runtime in ("onnxruntime", OWN)
+    }
+    before = {name: timing.median_ms for name, timing in latencies(floats, inputs, **timing).items()}
+    limit = 0.95 / LATENCY[batch] * min(before.values()) / before[OWN]
+    result = tt.compress(
+        task, budget=Budget(latency=f"{100 * limit:.1f}%"), run=where / "run", target=OWN, options=options
+    )
+    contestants = {"it": load(OWN, Path(result.artifact)), "default": _by_default(floats[OWN].path), **floats}
+    timed = latencies(contestants, inputs, **timing)
     return [
         {
             "latency at batch": batch,
             "ms": timed["it"].median_ms,
             "float32 on ONNX Runtime, ms": timed["onnxruntime"].median_ms,
-            "float32 on OpenVINO, ms": timed["openvino"].median_ms,
-            "× float32": min(timed[name].median_ms for name in ("onnxruntime", "openvino")) / timed["it"].median_ms,
+            "float32 on OpenVINO, ms": timed[OWN].median_ms,
+            "OpenVINO's default precision, ms": timed["default"].median_ms,
+            "× float32": min(timed[name].median_ms for name in floats) / timed["it"].median_ms,
+            "× OpenVINO's default": timed["default"].median_ms / timed["it"].median_ms,
             "drop, points": 100 * result.drop.value,
             "groups cut": len(result.plan.groups),
             "branches removed": len(result.plan.branches),
         }
     ]
+
+
+def _by_default(path: Path) -> Callable[[torch.Tensor], Any]:
+    """A float file on OpenVINO as one gets it who sets nothing but one thread."""
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_NUM_THREADS": 1}).create_infer_request()
+    return lambda inputs: request.infer([inputs.numpy()])
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:

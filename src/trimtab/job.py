@@ -247,6 +247,13 @@ class Job:
             predicted_ms=None if self.elsewhere is None else partial(latency_of, self.elsewhere),
         )
 
+    def on(self, task: Task) -> "Job":
+        """This job on other rows of the same task."""
+        other = Job(self.run, task, progress=self.progress, minutes=self.options.minutes)
+        other.network, other.float_artifact = self.network, self.float_artifact
+        other.baseline = {**self.baseline, "metric": other.judge.metric}
+        return other
+
     def within_budget(self) -> bool:
         """Whether the float network keeps every limit already. A limit on the drop alone asks for the smallest."""
         costs = {name: value for name, value in self.baseline.items() if name != "metric"}
@@ -493,6 +500,8 @@ class Job:
 
 def _check_refinement(options: Options, budget: Budget) -> None:
     if options.refine == "none":
+        if options.folds is not None:
+            raise ConfigError(f"folds {options.folds}: plans are judged on folds where they are refined; add --refine")
         return
     SAMPLERS.load(options.refine)
     if not any(limit.quantity != "drop" for limit in budget.limits):

@@ -48,7 +48,12 @@ class Judge:
 
     def baseline(self, network: Network) -> dict[str, float]:
         """Costs of the original, and `metric`, its value on the validation split."""
-        return {**self.costs(self.original, network, None, None), "metric": self._before.value}
+        return {**self.costs(self.original, network, None, None), "metric": self.metric}
+
+    @property
+    def metric(self) -> float:
+        """Of the original, on the validation split."""
+        return self._before.value
 
     def judgement(self, artifact: Artifact, network: Network, plan: Plan, baseline: Mapping[str, float]) -> Judgement:
         """Costs and drop beside `baseline`. With a confidence the drop is its bound."""

@@ -74,6 +74,7 @@ def compress_command(
     confidence: Confidence = None,
     refine: Refine = "none",
     trials: Annotated[int, typer.Option(min=1, help="How many plans --refine judges.")] = 16,
+    folds: Annotated[int | None, typer.Option(min=2, help="Judge them on so many folds of train and val.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -101,6 +102,7 @@ def compress_command(
         confidence=confidence,
         refine=refine,  # type: ignore[arg-type]  # a wrong one is refused with the list
         trials=trials,
+        folds=folds,
     )
     same: dict[str, Any] = {"run": where, "seed": seed, "options": options, "spec": task, "settings": settings}
     same |= {"target": target or preset.target, "progress": stages(quiet or as_json)}

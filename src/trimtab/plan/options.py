@@ -19,6 +19,7 @@ class Options(Record):
     cuts short is the only one whose result depends on the clock.
     Latency and memory are those of `batch` rows at a time on so many `threads`.
     `refine` names what draws other losses, with which up to `trials` more plans are found and judged.
+    With `folds` that is done on so many folds of the rows of train and val, for data of which val has too few.
     `latency_table` is the path of a profile.json whose latency holds in place of what this machine would measure; of a
     run's identity its content is a part, not its path: in a job's options stands the content's sha256.
     With a `confidence` a limit on the drop is kept by so many of the resamples of the rows, not by the estimate alone.
@@ -37,3 +38,4 @@ class Options(Record):
     calibration_rows: Annotated[int, Field(ge=1)] = 1024
     refine: Literal["none", "tpe", "grid", "random", "evolutionary"] = "none"
     trials: Annotated[int, Field(ge=1)] = 16
+    folds: Annotated[int, Field(ge=2)] | None = None

@@ -1,5 +1,6 @@
 """The weights of one layer, solved: least squares where they may change, what leaves, what the rest is stored as."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from trimtab.errors import ConfigError
 from trimtab.quant import WeightFakeQuantize
 from trimtab.recover.rounding import Solved, round_weight, sweep
-from trimtab.solve import Moments, Pieces, choose_damping, least_squares, on_survivors, pulled, surgery
+from trimtab.solve import Gathering, Moments, Pieces, choose_damping, least_squares, on_survivors, pulled, surgery
 
 SOLVING = ("least_squares", "gptq", "coordinate_descent", "adaround", "block", "joint")
 """Solvers that move the float weights to the least squares first."""
@@ -38,6 +39,17 @@ class Problem:
     pieces: Pieces | None
     kept: Tensor | None
     rounding: WeightFakeQuantize | None
+
+
+def gathered_in_halves(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Gathering, Gathering]:
+    """Of what is read [groups, rows, n] and wanted [groups, rows, m]: the first and the second half of every batch."""
+    halves = (Gathering(), Gathering())
+    for number, (read, wanted) in enumerate(pairs):
+        middle = (read.shape[1] + number % 2) // 2
+        for half, rows in zip(halves, (slice(None, middle), slice(middle, None)), strict=True):
+            if read[:, rows].shape[1]:
+                half.add(read[:, rows], wanted[:, rows])
+    return halves
 
 
 def damping_for(given: Problem) -> float:

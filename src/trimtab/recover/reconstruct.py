@@ -7,9 +7,10 @@ layer also makes up for the errors of those before it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Node
 
 from trimtab.errors import TaskError
@@ -19,11 +20,14 @@ from trimtab.graph.kept import Kept
 from trimtab.graph.surgery import check_kept, sliced
 from trimtab.graph.values import bind
 from trimtab.plan import LayerDecision, Plan
+from trimtab.prune.masks import prunable
 from trimtab.quant import WeightFakeQuantize
 from trimtab.recover.affine import Affine
 from trimtab.recover.blocks import Block, learn_blocks
-from trimtab.recover.layerwise import SOLVING, Problem, damping_for, solve_weight
+from trimtab.recover.layerwise import SOLVING, Problem, damping_for, gathered_in_halves, solve_weight
 from trimtab.recover.outlets import Outlet, outlet_of
+from trimtab.recover.recurrent import Recurrence, recurrences, solve_recurrence
+from trimtab.recover.rounding import rounding_of
 from trimtab.recover.segments import segments
 from trimtab.recover.stepwise import Stepwise
 from trimtab.solve import Gathering, pieces_of
@@ -62,11 +66,11 @@ class _Place:
 def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs]) -> Network:
     """A copy of `cut` (what `apply` made of `original` and `plan`) whose layers come nearest to the original's outputs.
 
-    One convolution or linear layer after the other solves least squares for the target and is then rounded by the
-    decision's solver. Where the plan thins a layer, solvers that find masks choose anew which weights leave; the others
-    leave the zeros where they are. Ranges of activations are calibrated on the way, and batch norm gets the statistics
-    of what it then reads. Where nothing is cut and the solver is "nearest" only the mean of each channel is set right
-    (bias correction). A weight that is read twice, a recurrent or a computed one stays as it is.
+    One convolution, linear or recurrent layer after the other solves least squares for the target and is then rounded
+    by the decision's solver. Where the plan thins a layer, solvers that find masks choose anew which weights leave; the
+    others leave the zeros where they are. Ranges of activations are calibrated on the way, and batch norm gets the
+    statistics of what it then reads. Where nothing is cut and the solver is "nearest" only the mean of each channel is
+    set right (bias correction). A weight that is read twice (as a cell's is, at every step) or computed stays.
     Raises: TaskError without batches, NumericsError for values that are not finite, PlanError for another network.
     """
     batches = lay_out(list(batches), torch.channels_last)
@@ -74,14 +78,16 @@ def repair(cut: Network, original: Network, plan: Plan, batches: Sequence[Inputs
         raise TaskError("repair: the data has no batches; give at least one")
     result = cut.clone().eval()
     reference = original.clone().eval()
-    places = _places(result, reference, plan)
+    places, recurring = _places(result, reference, plan)
     blocks = _blocks(result, reference, places)
     here = Stepwise(result, batches, held=[block.segment.start for block in blocks[:1]])
-    there = Stepwise(reference, batches, held=[place.target for place in places])
-    for number, place in enumerate(places):
-        here.run_to(place.here.node, inclusive=False)
-        moves = plan.thins or place.decision.solver in SOLVING
-        _solve(result, place, here, there, moves=moves, seed=plan.seed + number)
+    told = [node for layer in recurring for node in layer.told]
+    there = Stepwise(reference, batches, held=[*(place.target for place in places), *told])
+    solved = {place.here.node: partial(_solve, place) for place in places}
+    solved |= {layer.here: partial(solve_recurrence, layer) for layer in recurring}
+    for number, node in enumerate(sorted(solved)):
+        here.run_to(node, inclusive=False)
+        solved[node](result, here, there, thins=plan.thins, seed=plan.seed + number)
     here.run_to(next(iter(result.module.graph.find_nodes(op="output"))), inclusive=True)
     if blocks:
         read = torch.cat(here.take(blocks[0].segment.start))
@@ -122,7 +128,7 @@ def trials(network: Network, batches: Sequence[Inputs]) -> Iterator[Trial]:
     """The layers of an untouched network one after the other, on these inputs. Raises: as `repair`."""
     network = network.clone().eval()
     batches = lay_out(list(batches), torch.channels_last)
-    places = _places(network, network, Plan(fingerprint=network.fingerprint, target=""))
+    places, _ = _places(network, network, Plan(fingerprint=network.fingerprint, target=""))
     here, there = Stepwise(network, batches), Stepwise(network, batches, held=[place.target for place in places])
     for number, place in enumerate(places):
         here.run_to(place.here.node, inclusive=False)
@@ -130,10 +136,16 @@ def trials(network: Network, batches: Sequence[Inputs]) -> Iterator[Trial]:
         yield Trial(_problem(place, layer, _moments(place, layer, here, there, number), None), network, layer)
 
 
-def _solve(result: Network, place: _Place, here: Stepwise, there: Stepwise, *, moves: bool, seed: int) -> None:
-    """Set weight and constant of one layer; `moves`: whether its float weights may."""
+def _solve(place: _Place, result: Network, here: Stepwise, there: Stepwise, *, thins: bool, seed: int) -> None:
+    """Set weight and constant; where nothing is cut, float weights move only for solvers that ask for it."""
+    moves = thins or place.decision.solver in SOLVING
     layer = Affine(result.module, place.here, attribute(result.module, f"{place.name}.weight"))
-    problem = _problem(place, layer, _moments(place, layer, here, there, seed), _rounding(result, place.here.node))
+    problem = _problem(
+        place,
+        layer,
+        _moments(place, layer, here, there, seed),
+        rounding_of(result.module, bind(place.here.node)["weight"]),
+    )
     solved = solve_weight(problem, place.decision.solver, damping_for(problem) if moves else None)
     layer.write(solved.weight)
     layer.set_constant(solved.used, problem.moments)
@@ -166,17 +178,15 @@ def _moments(place: _Place, layer: Affine, here: Stepwise, there: Stepwise, seed
     targets, kernel = there.take(place.target), tuple(layer.parameter.shape[2:])
     positions = positions_of(targets, channels, seed)
     others = here.values(place.here.other) if place.adds and place.here.other is not None else targets
-    halves = (Gathering(), Gathering())
-    for number, (x, y, other) in enumerate(zip(here.values(bind(node)["input"]), targets, others, strict=True)):
-        wanted = rows_written(y, channels, positions)[:, place.kept.to(y.device)]
-        if place.adds:
-            wanted = wanted - rows_written(other, channels, positions)
-        read, wanted = rows_read(node, x, kernel, positions), layer.by_group(wanted.mT).mT
-        middle = (read.shape[1] + number % 2) // 2
-        for half, rows in zip(halves, (slice(None, middle), slice(middle, None)), strict=True):
-            if read[:, rows].shape[1]:
-                half.add(read[:, rows], wanted[:, rows])
-    return halves
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y, other in zip(here.values(bind(node)["input"]), targets, others, strict=True):
+            wanted = rows_written(y, channels, positions)[:, place.kept.to(y.device)]
+            if place.adds:
+                wanted = wanted - rows_written(other, channels, positions)
+            yield rows_read(node, x, kernel, positions), layer.by_group(wanted.mT).mT
+
+    return gathered_in_halves(pairs())
 
 
 def _blocks(result: Network, original: Network, places: Sequence[_Place]) -> list[Block]:
@@ -199,16 +209,7 @@ def _blocks(result: Network, original: Network, places: Sequence[_Place]) -> lis
     return found
 
 
-def _rounding(network: Network, node: Node) -> WeightFakeQuantize | None:
-    """What rounds the weight that a layer's call reads."""
-    weight = bind(node)["weight"]
-    if weight.op != "call_module":
-        return None
-    module: nn.Module = network.module.get_submodule(str(weight.target))
-    return module if isinstance(module, WeightFakeQuantize) else None
-
-
-def _places(result: Network, original: Network, plan: Plan) -> list[_Place]:
+def _places(result: Network, original: Network, plan: Plan) -> tuple[list[_Place], list[Recurrence]]:
     """Every layer that both networks have and whose weight is read once, in the order of the compressed graph."""
     kept = Kept(
         {
@@ -217,12 +218,13 @@ def _places(result: Network, original: Network, plan: Plan) -> list[_Place]:
         }
     )
     decisions = {decision.layer: decision for decision in plan.layers}
-    thinned = {f"{name}.weight" for name, decision in decisions.items() if decision.sparsity is not None}
+    parameters = prunable(original)
+    thinned = {parameters[name] for name, decision in decisions.items() if decision.sparsity is not None}
     weights = {name: value for name, value in original.named_parameters() if name in thinned}
     dense = sliced(original, weights, {decision.group: decision.kept for decision in plan.groups})
     twice = {layer.weight for layer in result.layers if "#" in layer.name}
     nodes = [{node.name: node for node in network.module.graph.nodes} for network in (result, original)]
-    return [
+    places = [
         _Place(
             name=layer.name,
             here=outlet_of(result.module, nodes[0][layer.node]),
@@ -234,3 +236,4 @@ def _places(result: Network, original: Network, plan: Plan) -> list[_Place]:
         for layer in result.layers
         if layer.weight not in twice
     ]
+    return places, recurrences(result, original, kept, dense, decisions)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
 
 from trimtab.errors import ConfigError
 from trimtab.plan import PER_CHANNEL, PER_NETWORK
@@ -37,6 +38,14 @@ class Solved:
 
     weight: Tensor
     used: Tensor
+
+
+def rounding_of(module: GraphModule, weight: Node) -> WeightFakeQuantize | None:
+    """What rounds the weight that a layer reads."""
+    if weight.op != "call_module":
+        return None
+    found: nn.Module = module.get_submodule(str(weight.target))
+    return found if isinstance(found, WeightFakeQuantize) else None
 
 
 def round_weight(

@@ -43,6 +43,11 @@ class Steps:
                 found[read] = self._interpreter.run_node(read)
         return found
 
+    def constant(self, node: Node) -> Any:
+        """The value of a node that depends on no input."""
+        self._interpreter.env = self.constants(node)
+        return self._interpreter.run_node(node)
+
     def run(self, node: Node, values: dict[Node, Any]) -> Any:
         """The value of a node where those that it reads are given."""
         self._interpreter.env = values
@@ -66,7 +71,7 @@ class Stepwise:
 
     def __init__(self, network: Network, batches: Sequence[Inputs], held: Iterable[Node] = ()) -> None:
         self.steps = Steps(network)
-        self._network = network
+        self.network = network
         self._at = 0
         self._asked = Counter(held)
         self._held: dict[Node, list[Any]] = {}
@@ -97,6 +102,8 @@ class Stepwise:
 
     def take(self, node: Node) -> list[Any]:
         """The values of a held node, run up to it if need be; they are dropped when it is asked for the last time."""
+        if not self.steps.moves(node):
+            return [self.steps.constant(node)] * len(self._values)
         self.run_to(node, inclusive=True)
         self._asked[node] -= 1
         return self._held[node] if self._asked[node] else self._held.pop(node)
@@ -111,7 +118,7 @@ class Stepwise:
 
     def _calibrate(self, node: Node) -> None:
         """Fit the range of the activation that a node rounds, if it does."""
-        site = self._network.module.get_submodule(str(node.target))
+        site = self.network.module.get_submodule(str(node.target))
         if isinstance(site, ActivationFakeQuantize):
             site.observe()
             for values in self._values:

@@ -4,6 +4,9 @@ A layer's cost is a product of widths, so it depends on the options of several u
 units there is a tensor of variables `y ≥ 0`, one entry a combination of options, whose marginals are the units' own
 choices `x`: with binary `x`, `y` is 1 at the chosen combination and 0 elsewhere. That makes the products exact.
 Where a cost sees no more of a unit than its width, options of the same width share their entries.
+The marginals of a tensor are also those of every tensor over some of its units. For binary `x` that says nothing new;
+for the relaxation it does: a cost and a loss can no longer each take the combinations that suit them, and hardly any
+branching is left.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +36,12 @@ class Face(NamedTuple):
         """How many classes there are."""
         return max(self.classes) + 1
 
+    def seen_by(self, finer: "Face") -> list[int] | None:
+        """For each class of another face of the same unit the class of this one; None where the other sees less."""
+        found = dict(zip(finer.classes, self.classes, strict=True))
+        told = all(found[theirs] == mine for theirs, mine in zip(finer.classes, self.classes, strict=True))
+        return [found[place] for place in range(finer.size)] if told else None
+
 
 def whole(unit: int, options: int) -> Face:
     """Every option for itself."""
@@ -47,7 +56,9 @@ class Cost:
     tensors: dict[tuple[Face, ...], np.ndarray] = field(default_factory=dict)
 
     def add(self, faces: tuple[Face, ...], tensor: np.ndarray) -> None:
-        """Add a tensor over `faces` (sorted by unit; none: a constant)."""
+        """Add a tensor over `faces` (sorted by unit; none, or none with more than one class: a constant)."""
+        tensor = tensor.squeeze(tuple(axis for axis, face in enumerate(faces) if face.size == 1))
+        faces = tuple(face for face in faces if face.size > 1)
         if not faces:
             self.constant += float(tensor)
         elif faces in self.tensors:
@@ -151,10 +162,28 @@ class _Model:
                     entries = np.take(index, number, axis=axis).ravel()
                     alike = self.starts[face.unit] + np.flatnonzero(np.array(face.classes) == number)
                     equation({1.0: entries, -1.0: alike}, 0.0)
+        for part, start in self.offsets.items():
+            for faces, offset in self.offsets.items():
+                places = _places(part, faces)
+                for number in range(0 if places is None else max(places) + 1):
+                    equation({1.0: offset + np.flatnonzero(places == number), -1.0: np.array([start + number])}, 0.0)
         matrix = coo_array(
             (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(len(right), self.columns)
         ).tocsr()
         return LinearConstraint(matrix, right, right)
+
+
+def _places(part: tuple[Face, ...], faces: tuple[Face, ...]) -> np.ndarray | None:
+    """For every entry of a tensor over `faces` that of one over `part`; None where that is not some of its units."""
+    axes = {face.unit: axis for axis, face in enumerate(faces)}
+    if len(part) >= len(faces) or any(face.unit not in axes for face in part):
+        return None
+    seen = [face.seen_by(faces[axes[face.unit]]) for face in part]
+    index = np.indices([face.size for face in faces]).reshape(len(faces), -1)
+    if None in seen:
+        return None
+    own = [np.array(classes)[index[axes[face.unit]]] for classes, face in zip(seen, part, strict=True)]
+    return np.ravel_multi_index(own, [face.size for face in part])
 
 
 def outer(vectors: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Task: what the user brings; the built-in ones; loading, checking and splitting one."""
 
+from trimtab.tasks.folds import folds as folds
 from trimtab.tasks.load import TASKS as TASKS
 from trimtab.tasks.load import load_task as load_task
 from trimtab.tasks.split import split_test as split_test

@@ -1,8 +1,8 @@
 """Pruning and quantization decided together, against one after the other: layers, networks, budgets.
 
 The whole takes hours on two cores. `--part NAME` runs one part, in a process of its own; every part is kept in
-`runs/joint` when it is done, and takes its place among the others in `--json`. Without `--part` what is not there yet is
-run, and everything is written to `--json`.
+`runs/joint` when it is done, and takes its place among the others in `--json`. Without `--part` what is not there yet
+is run, and everything is written to `--json`.
 Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
 """
 

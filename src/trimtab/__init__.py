@@ -7,7 +7,6 @@ from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.family import compress_family as compress_family
 from trimtab.graph import Network as Network
 from trimtab.graph import capture as capture
-from trimtab.graph import load as load
 from trimtab.graph import shrink as shrink
 from trimtab.graph import transplant as transplant
 from trimtab.lower import Artifact as Artifact
@@ -58,5 +57,8 @@ from trimtab.search import prune as prune
 from trimtab.search import quantize as quantize
 from trimtab.search import search as search
 from trimtab.search import stats_for as stats_for
+from trimtab.store import Packed as Packed
+from trimtab.store import load as load
+from trimtab.store import pack as pack
 from trimtab.tasks import Task as Task
 from trimtab.tasks import load_task as load_task

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from trimtab.commands.compress import compress_command
+from trimtab.commands.pack import pack_command, unpack_command
 from trimtab.commands.prune import prune_command
 from trimtab.commands.quantize import quantize_command
 from trimtab.commands.shared import (
@@ -76,9 +77,16 @@ app.command("compress")(compress_command)
 
 @app.command("inspect")
 def inspect_command(task: TaskArgument, setting: Set = None, as_json: Json = False) -> None:
-    """Show what can be cut: channel groups, residual branches, their share, and what is frozen and why."""
-    from trimtab.report import inspection, inspection_tables
+    """Show what can be cut: channel groups, residual branches, their share, and what is frozen and why.
 
+    Of a .trim file, its header as JSON.
+    """
+    from trimtab.report import inspection, inspection_tables
+    from trimtab.store import header_of
+
+    if task.endswith(".trim"):
+        print(json.dumps(header_of(task), indent=2))
+        return
     found = inspection(captured(task_of(task, setting)))
     if as_json:
         print(json.dumps(found, indent=2))
@@ -213,6 +221,8 @@ def apply_command(
 
 app.command("prune")(prune_command)
 app.command("quantize")(quantize_command)
+app.command("pack")(pack_command)
+app.command("unpack")(unpack_command)
 
 
 @app.command("recover")

@@ -4,6 +4,7 @@ from trimtab.quant.activations import ActivationFakeQuantize as ActivationFakeQu
 from trimtab.quant.calibration import calibrate as calibrate
 from trimtab.quant.equalize import equalize as equalize
 from trimtab.quant.fold import fold as fold
+from trimtab.quant.fold import is_folded as is_folded
 from trimtab.quant.grids import GRIDS as GRIDS
 from trimtab.quant.integer import IntegerSimulation as IntegerSimulation
 from trimtab.quant.placement import insert_fake_quantization as insert_fake_quantization

@@ -35,8 +35,13 @@ _SMALLEST_STEP = 1e-30  # of the accumulator: well inside float32
 
 
 def fold(module: GraphModule) -> GraphModule:
-    """A folded copy of a fake-quantized graph in eval mode, on the CPU. Raises: NumericsError for an unknown range."""
+    """A folded copy of a fake-quantized graph in eval mode, on the CPU. Raises: NumericsError for an unknown range.
+
+    One that was folded before stays as it is.
+    """
     folded = copy_module(module).cpu()
+    if is_folded(folded):
+        return folded
     graph = folded.graph
     batch = batch_dimensions(folded)
     _erase_dead(folded)
@@ -59,6 +64,11 @@ def fold(module: GraphModule) -> GraphModule:
             flatten_rows(folded, node, batch[node])
     _erase_dead(folded)
     return folded
+
+
+def is_folded(module: GraphModule) -> bool:
+    """Whether a graph has codes where it had fake-quantization."""
+    return any(node.target in {QUANTIZE, DEQUANTIZE, DYNAMIC_QUANTIZE} for node in module.graph.nodes)
 
 
 def _fold_activation(module: GraphModule, node: Node) -> None:

@@ -31,7 +31,7 @@ from trimtab.run import atomic_write
 from trimtab.tasks.switches import quiet
 
 _KEY = "trimtab.network"
-_EXAMPLE = "example:"
+EXAMPLE = "example:"
 _MOST_BYTES = 2**27
 """Of all example inputs together: those that are not stored are drawn anew, whatever the file says of their size."""
 
@@ -47,6 +47,12 @@ def save(network: Network, path: str | Path) -> None:
     Raises: ConfigError for a network that is not on the CPU, has fake-quantization or other modules in its graph, or
     has inputs or outputs other than tensors in dicts, lists and tuples; NumericsError for NaN.
     """
+    header, numbers = describe(network)
+    atomic_write(Path(path), to_bytes(numbers, metadata={_KEY: header.model_dump_json()}))
+
+
+def describe(network: Network) -> tuple[Stored, dict[str, Tensor]]:
+    """What `rebuild` takes: the graph, and the numbers by name (of tensors, and of example inputs that are kept)."""
     _check_savable(network)
     tensors = list(_tensors(network.module))
     leaves = pytree.tree_leaves(network.example)
@@ -58,7 +64,7 @@ def save(network: Network, path: str | Path) -> None:
     )
     for i, leaf in enumerate(leaves):
         if examples[i].stored:
-            numbers[f"{_EXAMPLE}{i}"] = _plain(leaf)
+            numbers[f"{EXAMPLE}{i}"] = _plain(leaf)
     info = network.module.graph._codegen.pytree_info  # type: ignore[attr-defined]
     header = Stored(
         fingerprint=network.fingerprint,
@@ -71,7 +77,7 @@ def save(network: Network, path: str | Path) -> None:
         tensors=tuple(tensors),
         nodes=tuple(_nodes(network.module)),
     )
-    atomic_write(Path(path), to_bytes(numbers, metadata={_KEY: header.model_dump_json()}))
+    return header, numbers
 
 
 def _check_savable(network: Network) -> None:
@@ -166,7 +172,7 @@ def load(path: str | Path) -> Network:
     header, numbers = _read(path)
     try:
         with quiet():
-            return _rebuild(header, numbers)
+            return rebuild(header, numbers)
     except TrimtabError as error:
         raise type(error)(f"{path}: {error}") from error
     except Exception as error:  # torch builds and runs what the file says: anything may come
@@ -189,7 +195,8 @@ def _read(path: str | Path) -> tuple[Stored, dict[str, Tensor]]:
     return stored.parse(metadata[_KEY], str(path)), numbers
 
 
-def _rebuild(header: Stored, numbers: Mapping[str, Tensor]) -> Network:
+def rebuild(header: Stored, numbers: Mapping[str, Tensor]) -> Network:
+    """The network that `describe` described. Raises: TrimtabError; for what nobody described, whatever torch does."""
     _check_names(header, numbers)
     module = fx.GraphModule(nn.Module(), fx.Graph())
     for tensor in header.tensors:
@@ -198,7 +205,7 @@ def _rebuild(header: Stored, numbers: Mapping[str, Tensor]) -> Network:
     example = _example(header, numbers)
     dry_run(module, example)
     network = Network(module, example)
-    if network.fingerprint != header.fingerprint:
+    if header.fingerprint and network.fingerprint != header.fingerprint:
         raise ConfigError("fingerprint: the graph is not the one that was saved; save the network again")
     network.train(header.training)
     return network
@@ -206,7 +213,7 @@ def _rebuild(header: Stored, numbers: Mapping[str, Tensor]) -> Network:
 
 def _check_names(header: Stored, numbers: Mapping[str, Tensor]) -> None:
     wanted = {tensor.name for tensor in header.tensors if tensor.same_as is None}
-    wanted |= {f"{_EXAMPLE}{i}" for i, example in enumerate(header.example) if example.stored}
+    wanted |= {f"{EXAMPLE}{i}" for i, example in enumerate(header.example) if example.stored}
     for name in sorted(wanted ^ set(numbers)):
         what = "is missing" if name in wanted else "is not of the network"
         raise ConfigError(f"tensor {name!r} {what}; save the network again")
@@ -352,7 +359,7 @@ def _example(header: Stored, numbers: Mapping[str, Tensor]) -> Any:
         if left < 0:
             raise ConfigError(f"{where}: all inputs must have at most {_MOST_BYTES} bytes; use fewer rows")
         if entry.stored:
-            leaves.append(_checked(numbers[f"{_EXAMPLE}{i}"], entry, where).clone())
+            leaves.append(_checked(numbers[f"{EXAMPLE}{i}"], entry, where).clone())
         elif dtype.is_floating_point:
             leaves.append(torch.randn(entry.shape, generator=generator, dtype=dtype))
         else:

@@ -103,10 +103,13 @@ class StoredExample(Record):
 
 
 class Stored(Record):
-    """A whole network but for the numbers. The trees are torch's own JSON of pytree specifications."""
+    """A whole network but for the numbers. The trees are torch's own JSON of pytree specifications.
+
+    `fingerprint`: "" where something else warrants that this is what was saved.
+    """
 
     schema_version: Annotated[int, Field(alias="schema"), AfterValidator(_readable)] = SCHEMA
-    fingerprint: str
+    fingerprint: str = ""
     training: bool
     inputs: Annotated[tuple[str, ...], FailFast()]
     in_tree: str
@@ -121,7 +124,13 @@ class Stored(Record):
 
 def parse(text: str, where: str) -> Stored:
     """Read a header. Raises: ConfigError, before it takes much time or memory."""
-    remedy = "give a file of network.save"
+    limited_json(text, where)
+    return Stored.from_json(text, where=where)
+
+
+def limited_json(text: str, where: str) -> Any:
+    """The JSON of a header. Raises: ConfigError for what is none, or more than a network needs."""
+    remedy = "save the network again"
     if len(text) > MOST_CHARACTERS or text.count(",") > MOST_VALUES:
         raise ConfigError(
             f"{where}: a header has at most {MOST_CHARACTERS} characters and {MOST_VALUES} values, "
@@ -134,10 +143,9 @@ def parse(text: str, where: str) -> Stored:
         return dict(pairs)
 
     try:
-        json.loads(text, object_pairs_hook=few)
+        return json.loads(text, object_pairs_hook=few)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: its header is no JSON ({type(error).__name__}); {remedy}") from error
-    return Stored.from_json(text, where=where)
 
 
 def encode(value: Any, number: Mapping[Node, int], where: str) -> JsonValue:

@@ -1,0 +1,126 @@
+"""Tensors of integers, as adaptive contexts describe them; the same code writes and reads.
+
+A tensor is a matrix: a row for each output channel. Where many entries are zero, flags say first which are not, with a
+chance that follows from how often the column was used so far (an input that nothing needs stays cheap). Then come the
+others, with the counts of those before them. Statistics are brought up to date after every chunk, and chunks grow with
+what is known, so that a large tensor is coded in few calls.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.errors import ConfigError
+
+Integers = NDArray[np.int64]
+
+_FIRST_CHUNK, _GROWTH = 16, 4
+"""Entries of the first chunk; a later one has a quarter of what came before it."""
+_SPARSE = 4
+"""Flags say where zeros are when at least one of so many entries is zero."""
+_LENGTH_BITS, _COUNTED_BITS = 6, 12
+"""Of the length, in bits, of the largest magnitude. Integers of more bits than these are written, not counted."""
+_PRIOR, _SEEN = 64, 32
+"""What is believed before anything is seen, at zero; it halves with each doubling. And what one that is seen counts."""
+_CLASSES = 6
+
+
+class Coder(Protocol):
+    """An `Encoder` or a `Decoder`: the decoder returns what was written and does not look at the first argument."""
+
+    def flags(self, values: NDArray[np.bool_], chances: NDArray[np.float64]) -> NDArray[np.bool_]: ...
+    def symbols(self, values: Integers, counts: Integers, number: int) -> Integers: ...
+    def numbers(self, values: Integers, bits: int, number: int) -> Integers: ...
+
+
+def code_integers(coder: Coder, values: Integers, columns: int) -> Integers:
+    """Write `values` [n], rows of `columns` one after the other, or read as many into them. Returns: them.
+
+    Raises: ConfigError when what is read is none.
+    """
+    size = len(values)
+    if not size:
+        return values
+    largest = int(np.abs(values).max())
+    bits = _one(coder, largest.bit_length(), _LENGTH_BITS)
+    if not bits:
+        return np.zeros_like(values)
+    if bits > _COUNTED_BITS:
+        return _written(coder, values, bits)
+    largest = _one(coder, largest, bits)
+    if not largest:
+        raise ConfigError(f"its payload gives 0 as the largest of integers of {bits} bits")
+    sparse = bool(_one(coder, int(_SPARSE * int((values == 0).sum()) >= size), 1))
+    used = _flags(coder, values != 0, columns) if sparse else np.ones(size, np.bool_)
+    found = np.zeros(size, np.int64)
+    found[used] = _symbols(coder, values[used], largest, zero=not sparse)
+    return found
+
+
+def chunks(size: int) -> Iterator[slice]:
+    """Parts of `size` entries, as long as what came before them allows."""
+    begin = 0
+    while begin < size:
+        end = min(size, begin + max(_FIRST_CHUNK, begin // _GROWTH))
+        yield slice(begin, end)
+        begin = end
+
+
+def _one(coder: Coder, value: int, bits: int) -> int:
+    return int(coder.numbers(np.array([value]), bits, 1)[0])
+
+
+def _written(coder: Coder, values: Integers, bits: int) -> Integers:
+    """Integers that are too large for a table: a sign and all their bits."""
+    signs = coder.numbers((values < 0).astype(np.int64), 1, len(values))
+    sizes = coder.numbers(np.abs(values), bits, len(values))
+    return np.where(signs == 1, -sizes, sizes)
+
+
+def _flags(coder: Coder, used: NDArray[np.bool_], columns: int) -> NDArray[np.bool_]:
+    """Which entries are not zero."""
+    found = np.zeros(len(used), np.bool_)
+    column_used, column_seen = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
+    counts = np.ones((_CLASSES, 2), np.int64)
+    for part in chunks(len(used)):
+        column = np.arange(part.start, part.stop) % columns
+        of = _classes(column_used, column_seen)[column]
+        chance = counts[:, 1] / counts.sum(1)
+        found[part] = coder.flags(used[part], chance[of])
+        column_used += np.bincount(column, found[part], columns).astype(np.int64)
+        column_seen += np.bincount(column, minlength=columns)
+        counts[:, 1] += np.bincount(of, found[part], _CLASSES).astype(np.int64)
+        counts[:, 0] += np.bincount(of, ~found[part], _CLASSES).astype(np.int64)
+        if counts.max() > 2**20:
+            counts = np.maximum(counts // 2, 1)
+    return found
+
+
+def _classes(used: Integers, seen: Integers) -> Integers:
+    """Columns by how often they were used, against the average: not seen; never; under a half; less; more; over twice.
+
+    `never` only where it says something: at the average rate, one use would have been expected.
+    """
+    total_used, total_seen = int(used.sum()), int(seen.sum())
+    rate, average = used * total_seen, total_used * seen
+    found = np.where(rate < average, 3, 4)
+    found[2 * rate < average] = 2
+    found[rate > 2 * average] = 5
+    found[(used == 0) & (average >= total_seen)] = 1
+    found[(seen == 0) | ((used == 0) & (average < total_seen))] = 0
+    return found
+
+
+def _symbols(coder: Coder, values: Integers, largest: int, *, zero: bool) -> Integers:
+    """Integers of at most `largest` in magnitude, each with the counts of those before it."""
+    known = np.array([number for number in range(-largest, largest + 1) if zero or number])
+    counts = np.array([max(1, _PRIOR >> abs(int(number)).bit_length()) for number in known])
+    found = np.zeros(len(values), np.int64)
+    index = values + largest - (0 if zero else (values > 0))
+    for part in chunks(len(values)):
+        symbols = coder.symbols(index[part], counts, part.stop - part.start)
+        counts = counts + _SEEN * np.bincount(symbols, minlength=len(counts))
+        found[part] = known[symbols]
+    return found

@@ -1,0 +1,138 @@
+"""A network as a `.trim` file, the smallest that runs, and back. Nothing in the file is code."""
+
+import json
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.fx import GraphModule, Node
+
+from trimtab.errors import ConfigError, TrimtabError
+from trimtab.graph import Network
+from trimtab.graph import load as load_network
+from trimtab.graph.analysis import attribute
+from trimtab.graph.layers import OPERATORS as LAYERS
+from trimtab.graph.storage.save import describe, rebuild
+from trimtab.graph.storage.stored import limited_json
+from trimtab.quant import fold, is_folded
+from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
+from trimtab.run import atomic_write
+from trimtab.store import payload
+from trimtab.store.container import MAGIC, Parts, join, split
+from trimtab.store.floats import DTYPES, rounded
+from trimtab.store.header import Description, compact, deflate, expand, inflate
+from trimtab.store.naming import named, numbered
+from trimtab.tasks.switches import quiet
+from trimtab.tasks.task import evaluating
+
+PRECISION = 8
+"""Bits of the mantissa of scales and biases: each moves by at most 0.2 %."""
+
+_REMEDY = "give a file of `trimtab pack`"
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A file that was written, and where its bytes went: of `header`, and of each tensor (to about 4 bytes)."""
+
+    path: Path
+    bytes: int
+    header: int
+    tensors: dict[str, float]
+    quantized: bool
+
+
+def pack(network: Network, path: str | Path, *, precision: int = PRECISION) -> Packed:
+    """Write a network to one file that `load` reads: entropy-coded integers where it is quantized, else as it is.
+
+    Batch norm is folded and codes are exact; scales and biases of quantized layers keep `precision` bits of their
+    mantissas (1 to 23). A network in which nothing is quantized is kept bit for bit. Example inputs are kept in shape
+    only, unless they are integers.
+    Raises: ConfigError, as `Network.save` does.
+    """
+    if not 1 <= precision <= 23:
+        raise ConfigError(f"precision: bits of a mantissa are 1 to 23, got {precision}; take 8")
+    with evaluating(network):
+        folded = Network(fold(network.module), network.example)
+    quantized = is_folded(folded.module)
+    if quantized:
+        network = folded
+        _round(network.module, precision)
+    layers = {node.name: str(node.meta["layer"]) for node in network.module.graph.nodes if "layer" in node.meta}
+    header, numbers = describe(network)
+    description, names = Description(header, layers), dict[str, str]()
+    if quantized:
+        description, names = numbered(description)
+        numbers |= {new: numbers[old] for new, old in names.items() if old in numbers}
+    text = json.dumps(compact(description), separators=(",", ":"))
+    coded, sizes = payload.write(description.header, numbers, _mark(text))
+    parts = Parts(deflate(text), coded)
+    atomic_write(Path(path), join(parts))
+    tensors = {names.get(name, name): size for name, size in sizes.items()}
+    return Packed(Path(path), len(join(parts)), len(parts.header), tensors, quantized)
+
+
+def load(path: str | Path) -> Network:
+    """The network of a `.trim` file, or of a file of `Network.save`. Runs no code of the file.
+
+    A quantized one comes back folded: it computes with dequantized codes, and lowers to the integers that it was.
+    Raises: ConfigError that names the place for a file that is damaged, hostile, or newer than this trimtab.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+    if not content.startswith(MAGIC):
+        return load_network(path)
+    try:
+        with quiet():
+            return _unpacked(split(content))
+    except TrimtabError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except Exception as error:  # torch builds and runs what the file says: anything may come
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: not a network: {type(error).__name__}: {reason}; {_REMEDY}") from error
+
+
+def header_of(path: str | Path) -> dict[str, object]:
+    """The header of a `.trim` file as JSON. Raises: ConfigError."""
+    return dict(json.loads(inflate(split(Path(path).read_bytes()).header)))
+
+
+def _unpacked(parts: Parts) -> Network:
+    text = inflate(parts.header)
+    description = expand(limited_json(text, "header"))
+    header = named(description)
+    network = rebuild(header, payload.read(header, parts.payload, _mark(text)))
+    for node in network.module.graph.nodes:
+        if node.name in description.layers:
+            node.meta["layer"] = description.layers[node.name]
+    return network
+
+
+def _mark(text: str) -> int:
+    """What a payload says of its header."""
+    return zlib.crc32(text.encode()) & 0xFFFF
+
+
+def _round(module: GraphModule, precision: int) -> None:
+    """Scales, and biases of layers with codes, to so many bits."""
+    for node in module.graph.nodes:
+        if node.target in {DEQUANTIZE, QUANTIZE}:
+            reads = [node.args[1]]
+        elif node.target in LAYERS and _decodes(node.args[1]):
+            reads = list(node.args[2:3])
+        else:
+            continue
+        for read in reads:
+            if isinstance(read, Node) and read.op == "get_attr":
+                tensor = attribute(module, str(read.target))
+                if tensor.dtype in DTYPES:
+                    tensor.copy_(rounded(tensor, precision))
+
+
+def _decodes(value: object) -> bool:
+    """Whether a weight comes from codes."""
+    while isinstance(value, Node) and value.op == "call_function" and value.target != DEQUANTIZE:
+        value = value.args[0]
+    return isinstance(value, Node) and value.target == DEQUANTIZE

@@ -12,6 +12,7 @@ import torch
 import tiny
 from trimtab import cli
 from trimtab.errors import TrimtabError
+from trimtab.lower import load
 
 
 @pytest.fixture(scope="module")
@@ -412,6 +413,29 @@ def test_errors_are_shown_as_they_are(refuses, monkeypatch):
 
     monkeypatch.setattr(cli, "task_of", fail)
     refuses(r"^error: \[bold\]here\[/\]: long .* end\n$", "inspect", "digits")
+
+
+def test_pack_and_unpack(call, refuses, run, tmp_path):
+    file = tmp_path / "small.trim"
+    code, out, err = call("pack", run, "--out", file, "--precision", 23, "--json")
+    assert code == 0, err
+    packed = json.loads(out)
+    assert packed["bytes"] == file.stat().st_size < (run / "model.onnx").stat().st_size
+    assert packed["quantized"]
+    assert packed["metric on val"] == packed["metric on val before"]
+    code, out, err = call("unpack", file, "--json")
+    assert code == 0, err
+    assert json.loads(out)["artifact"] == str(tmp_path / "small.onnx")
+    x = torch.rand(40, 1, 8, 8)
+    before, after = (load("onnxruntime", each)(x) for each in (run / "model.onnx", tmp_path / "small.onnx"))
+    assert torch.equal(before, after)
+    code, out, err = call("inspect", file)
+    assert code == 0, err
+    assert list(json.loads(out)) == ["inputs", "tensors", "nodes"]
+    code, out, _ = call("pack", run, "--out", file)
+    assert code == 0
+    assert f"{file.stat().st_size} bytes; metric on val" in out.replace("\n", "")
+    refuses(r"none\.trim: cannot be read", "unpack", tmp_path / "none.trim")
 
 
 def test_torch_is_not_loaded_for_help():

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from sparse_nets import batch, mixed, perceptron
 from torch import nn
 
+from trimtab.apply import apply
 from trimtab.errors import ConfigError
 from trimtab.graph import capture
-from trimtab.plan import Penalty
+from trimtab.plan import PER_CHANNEL, PER_TENSOR, LayerDecision, Penalty, Plan, Scheme
 from trimtab.prune import PENALTIES
 from trimtab.prune.penalties.l0 import HardConcrete
 from trimtab.prune.penalties.strength import Strength
+from trimtab.quant import WeightFakeQuantize
 
 WEIGHTS = ("stem.weight", "body.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0", "head.weight")
 
@@ -104,6 +106,60 @@ def test_negligible_is_the_share_of_its_pieces():
                 unit = network.units(group, member)
                 parameters[member.parameter].index_fill_(member.dim, (unit == 3).nonzero().squeeze(1), 1e-3)
     assert lasso.negligible() == pytest.approx(1 / sum(g.width for g in network.groups))
+
+
+def gaussian():
+    model = nn.Sequential(nn.Linear(6, 20), nn.Linear(20, 5))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return capture(model, torch.randn(3, 6))
+
+
+def in_codes(network, bits=3, granularity=PER_TENSOR):
+    scheme = Scheme(grid="symmetric", bits=bits, granularity=granularity)
+    layers = tuple(LayerDecision(layer=layer.name, weight=scheme) for layer in network.layers)
+    return apply(network, Plan(fingerprint=network.fingerprint, target="onnxruntime", layers=layers))
+
+
+@pytest.mark.parametrize("granularity", [PER_TENSOR, PER_CHANNEL])
+def test_entropy_of_weights_on_the_grid_is_counted(granularity):
+    """Each at its own code's bits; between two codes as far from each as it lies."""
+    network = in_codes(gaussian(), granularity=granularity)
+    term = PENALTIES.load("entropy")(network)
+    roundings = {name: m for name, m in network.module.named_modules() if isinstance(m, WeightFakeQuantize)}
+    bits = number = 0.0
+    for (_, parameter), rounding in zip(
+        [(n, p) for n, p in network.named_parameters() if n.endswith("weight")], roundings.values(), strict=True
+    ):
+        step = rounding.step().detach().reshape(-1, 1).expand(len(parameter), -1)
+        positions = (parameter.detach().abs() / step).clamp(max=3).flatten().tolist()
+        sizes = [round(position) for position in positions]
+        costs = [-math.log2((sizes.count(size) + 1) / (len(sizes) + 4)) + (size > 0) for size in range(4)]
+        costs = [max(costs[: size + 1]) for size in range(4)]
+        for position in positions:
+            below = min(math.floor(position), 2)
+            bits += costs[below] + (position - below) * (costs[below + 1] - costs[below])
+        number += len(sizes)
+    assert float(term().detach()) == pytest.approx(bits / number, rel=1e-4)
+    assert term.negligible() == pytest.approx(1 - bits / number / 3, rel=1e-3)
+
+
+def test_entropy_draws_weights_to_cheap_codes_and_scales_up():
+    network = in_codes(gaussian(), bits=4)
+    term = PENALTIES.load("entropy")(network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    first = float(term().detach())
+    for _ in range(300):
+        optimizer.zero_grad()
+        term().backward()
+        optimizer.step()
+    assert float(term().detach()) < 0.2 * first
+    assert term.negligible() > 0.8
+
+
+def test_entropy_needs_weights_on_evenly_spaced_integers():
+    with pytest.raises(ConfigError, match=r"penalty 'entropy' acts on weights that are rounded .* 'symmetric'"):
+        PENALTIES.load("entropy")(perceptron(4, 3))
 
 
 def test_hard_concrete_expectations_by_sampling():
@@ -199,7 +255,10 @@ def test_every_registered_penalty_makes_more_negligible_as_it_is_trained(kind):
     """The target hangs on two of twelve inputs; steps become small at the end, so that what is zero stays there."""
     torch.manual_seed(0)
     layers = (nn.Linear(12, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
-    network = capture(nn.Sequential(*layers).eval(), torch.randn(4, 12)).train()
+    network = capture(nn.Sequential(*layers).eval(), torch.randn(4, 12))
+    if kind == "entropy":
+        network = in_codes(network, bits=8)
+    network.train()
     x = torch.randn(256, 12)
     y = (x[:, 0] > x[:, 1]).long()
     term = PENALTIES.load(kind)(network)

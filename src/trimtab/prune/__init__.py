@@ -35,6 +35,7 @@ CRITERIA = Registry(
 PENALTIES = Registry(
     "penalty",
     {
+        "entropy": "trimtab.quant.entropy:Entropy",
         "group_lasso": "trimtab.prune.penalties.group_lasso:GroupLasso",
         "l0": "trimtab.prune.penalties.l0:L0",
         "l1": "trimtab.prune.penalties.l1:L1",

@@ -33,8 +33,8 @@ class Entropy:
                 sites[str(read.weight.target)] = rounding, parameter
         if not sites:
             raise ConfigError(
-                "penalty 'entropy' acts on weights that are rounded to evenly spaced integers on both sides of zero, and "
-                "the network has none; give its layers a weight scheme on the grid 'symmetric'"
+                "penalty 'entropy' acts on weights that are rounded to evenly spaced integers on both sides of zero, "
+                "and the network has none; give its layers a weight scheme on the grid 'symmetric'"
             )
         self._sites = list(sites.values())
         self._number = sum(weight.numel() for _, weight in self._sites)

@@ -250,3 +250,49 @@ def test_what_was_learned_requires_gradients_as_before(network):
     for name, parameter in solved.named_parameters():
         assert parameter.requires_grad == (name != "conv1.weight"), name
         assert parameter.grad is None, name
+
+
+def bits_of(network: Network) -> float:
+    """What an ideal coder needs for all codes, each tensor at its own frequencies."""
+    total = 0.0
+    for weight, rounding in weights(network).values():
+        share = torch.unique(rounding.codes(weight), return_counts=True)[1] / weight.numel()
+        total -= float((share * share.log2()).sum()) * weight.numel()
+    return total
+
+
+@pytest.mark.parametrize("granularity", [PER_TENSOR, PER_CHANNEL])
+def test_a_higher_price_buys_fewer_bits_and_more_error(network, granularity):
+    bits, errors = [], []
+    for price in (1e-6, 1e-5, 1e-4):
+        scheme = Scheme(grid="symmetric", bits=8, granularity=granularity)
+        plan = plan_for(network, scheme, solver="rate_distortion", price=price)
+        solved = tt.repair(rounded(network, plan), network, plan, images(256, 4))
+        bits.append(bits_of(solved))
+        errors.append(distance(solved, network))
+    assert bits[0] > 1.2 * bits[1] > 1.44 * bits[2]
+    assert errors[0] < errors[1] < errors[2] < 0.2
+
+
+def test_rate_and_distortion_beat_gptq_at_as_many_bits(network):
+    """At the price where the bits are no more than those of the codes that GPTQ finds on 3 bits."""
+    coarse = plan_for(network, Scheme(grid="symmetric", bits=3, granularity=PER_CHANNEL), solver="gptq")
+    other = tt.repair(rounded(network, coarse), network, coarse, images(256, 4))
+    price = 1e-6
+    while True:
+        scheme = Scheme(grid="symmetric", bits=8, granularity=PER_CHANNEL)
+        plan = plan_for(network, scheme, solver="rate_distortion", price=price)
+        own = tt.repair(rounded(network, plan), network, plan, images(256, 4))
+        if bits_of(own) <= bits_of(other):
+            break
+        price *= 1.2
+    assert distance(own, network) < 0.8 * distance(other, network)
+
+
+def test_a_price_and_the_solver_that_takes_it_belong_together():
+    with pytest.raises(ConfigError, match="needs a price above 0"):
+        LayerDecision(layer="a", solver="rate_distortion")
+    with pytest.raises(ConfigError, match="no other takes one"):
+        LayerDecision(layer="a", price=1e-6)
+    with pytest.raises(ConfigError, match="finds zeros itself"):
+        LayerDecision(layer="a", solver="rate_distortion", price=1e-6, sparsity=Weights(fraction=0.5))

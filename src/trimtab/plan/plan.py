@@ -10,7 +10,16 @@ from trimtab.plan.record import Record
 from trimtab.plan.scheme import Scheme, Sparsity
 
 Solver = Literal[
-    "nearest", "least_squares", "gptq", "coordinate_descent", "adaround", "block", "joint", "sparsegpt", "sweep"
+    "nearest",
+    "least_squares",
+    "gptq",
+    "coordinate_descent",
+    "adaround",
+    "rate_distortion",
+    "block",
+    "joint",
+    "sparsegpt",
+    "sweep",
 ]
 """How codes are found without training, and by the last four also which weights leave."""
 
@@ -40,7 +49,9 @@ class LayerDecision(Record):
 
     `None` for `weight` and `activation` leaves the layer in float. `criterion` chooses the entries that `sparsity`
     removes. `ranges` says how the range of activations is read from calibration data (the registry RANGES), `learned`
-    how training moves it afterwards. Of two layers that share a tensor, the one that comes first in the graph decides.
+    how training moves it afterwards. `price` is for the solver "rate_distortion": the relative squared error of the
+    layer's output that one bit of an entropy-coded file may cost. Of two layers that share a tensor, the one that comes
+    first in the graph decides.
     """
 
     layer: str
@@ -51,6 +62,18 @@ class LayerDecision(Record):
     ranges: str = "minmax"
     learned: Literal["lsq", "lsq_plus", "pact"] = "lsq"
     solver: Solver = "nearest"
+    price: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _price_is_for_rate_distortion(self) -> "LayerDecision":
+        if (self.price > 0) != (self.solver == "rate_distortion"):
+            raise ValueError(
+                f"{self.layer}: solver 'rate_distortion' needs a price above 0 (1e-7), and no other takes one; "
+                f"got solver {self.solver!r} and price {self.price:g}"
+            )
+        if self.price and self.sparsity is not None:
+            raise ValueError(f"{self.layer}: solver 'rate_distortion' finds zeros itself; leave out the sparsity")
+        return self
 
 
 class _Group(Protocol):

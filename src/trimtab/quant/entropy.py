@@ -8,6 +8,7 @@ from trimtab.graph import Network
 from trimtab.graph.analysis import attribute
 from trimtab.quant.stored import weight_reads
 from trimtab.quant.weights import WeightFakeQuantize
+from trimtab.solve import magnitude_bits
 
 
 class Entropy:
@@ -56,15 +57,7 @@ def _bits(rounding: WeightFakeQuantize, weight: Tensor) -> Tensor:
     """Bits of all weights of one tensor."""
     high = rounding.grid.high
     positions = (rounding.rows(weight).abs() / rounding.step().reshape(-1, 1)).clamp(max=high)
-    cost = _costs(positions.detach(), high)
+    cost = magnitude_bits(positions.detach().round(), high).to(positions)
     below = positions.detach().floor().clamp(max=high - 1).long()
     share = positions - below
     return (cost[below] * (1 - share) + cost[below + 1] * share).sum()
-
-
-def _costs(positions: Tensor, high: int) -> Tensor:
-    """Bits of every magnitude, [high + 1]."""
-    counts = torch.bincount(positions.round().long().flatten(), minlength=high + 1).to(positions.dtype) + 1
-    total = counts.sum()
-    counts[1:] /= 2
-    return torch.log2(total / counts).cummax(0).values

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from trimtab.errors import ConfigError
 from trimtab.quant import WeightFakeQuantize
-from trimtab.recover.rounding import Solved, round_weight, sweep
+from trimtab.recover.rounding import Solved, rate_distortion, round_weight, sweep
 from trimtab.solve import Gathering, Moments, Pieces, choose_damping, least_squares, on_survivors, pulled, surgery
 
-SOLVING = ("least_squares", "gptq", "coordinate_descent", "adaround", "block", "joint")
+SOLVING = ("least_squares", "gptq", "coordinate_descent", "adaround", "block", "joint", "rate_distortion")
 """Solvers that move the float weights to the least squares first."""
 
 FINDING = ("joint", "block", "sparsegpt", "sweep")
@@ -61,8 +61,9 @@ def damping_for(given: Problem) -> float:
     return choose_damping(first, second, given.weight * gain, None if same else rough * gain)
 
 
-def solve_weight(given: Problem, solver: str, damping: float | None) -> Solved:
+def solve_weight(given: Problem, solver: str, damping: float | None, price: float = 0.0) -> Solved:
     """What is stored and computed with. `damping` pulls the least squares to the weight; None: no least squares.
+    `price` is what a bit may cost, for the solver "rate_distortion".
 
     Raises: ConfigError for a solver that cannot remove such pieces.
     """
@@ -78,6 +79,8 @@ def solve_weight(given: Problem, solver: str, damping: float | None) -> Solved:
         weight = weight * kept if damping is None else on_survivors(near.gram, near.cross, kept)
     if given.rounding is None:
         return Solved(weight, weight)
+    if solver == "rate_distortion":
+        return rate_distortion(given.rounding, weight, near, given.gain, price)
     finds = given.pieces if solver in FINDING else None
     return round_weight(given.rounding, given.shape, weight, near, kept, finds, solver)
 

@@ -146,7 +146,8 @@ def _solve(place: _Place, result: Network, here: Stepwise, there: Stepwise, *, t
         _moments(place, layer, here, there, seed),
         rounding_of(result.module, bind(place.here.node)["weight"]),
     )
-    solved = solve_weight(problem, place.decision.solver, damping_for(problem) if moves else None)
+    damping = damping_for(problem) if moves else None
+    solved = solve_weight(problem, place.decision.solver, damping, place.decision.price)
     layer.write(solved.weight)
     layer.set_constant(solved.used, problem.moments)
 

@@ -1,5 +1,6 @@
 """The weights of one layer on the grid that they are stored in, by the solver that a decision names."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,15 +19,20 @@ from trimtab.solve import (
     adaround,
     best_scale,
     best_scales,
+    compensated_curvature,
     descend,
     gptq,
+    magnitude_bits,
     mean_squared_error,
     sparsegpt,
     swap,
 )
 
 ROUNDS = 3
-"""Of coordinate descent, each followed by a refit of the scales."""
+"""Of coordinate descent, each followed by a refit of the scales; of codes whose bits are counted anew."""
+
+_STEPS = (0.6, 0.8, 1.0, 1.25)
+"""Tried by rate and distortion, in parts of the step that is best where codes are many."""
 
 ALTERNATIONS, WORTH = 6, 1e-3
 """Of swaps and coordinate descent, at most; they end when the rounds' error falls by less than this share."""
@@ -64,7 +70,7 @@ def round_weight(
     _fit(rounding, weight.reshape(shape))
     nearest = _Nearest(rounding, weight, kept)
     if solver in {"nearest", "least_squares"}:
-        return Solved(weight, nearest(weight, torch.arange(weight.shape[2]).expand(len(weight), 1, -1)))
+        return Solved(weight, nearest(weight, _columns(weight)))
     if solver == "adaround":
         below, above = nearest.around(weight)
         rounded = adaround(weight, moments.gram, moments.cross, below, above)
@@ -116,6 +122,43 @@ def _swapped(rounding: WeightFakeQuantize, rounded: Tensor, moments: Moments, ke
 
 
 @torch.no_grad()
+def rate_distortion(
+    rounding: WeightFakeQuantize, weight: Tensor, moments: Moments, gain: Tensor, price: float
+) -> Solved:
+    """Codes, zeros and scales for the least relative error + `price` · bits, `weight` [groups, m, n] to begin with.
+
+    The error is that of the layer's output, as it counts behind batch norm (`gain` [groups, m]), over its energy; bits
+    are those of an entropy coder. GPTQ and coordinate descent, which choose between the nearest code, the next one
+    towards zero, and zero; several steps are tried about the one that is best where codes are many, with
+    step²/12 · curvature for the error and one bit for each halving.
+    Source: in the spirit of Wiedemann et al. 2020, "DeepCABAC: A Universal Compression Algorithm for Deep Neural
+    Networks", section III-C, with the whole gram matrix in place of its diagonal.
+    """
+    gram, cross, squared = moments.gram, moments.cross, gain[..., None].square()
+    energy = float((((weight @ gram) * weight).sum(-1) * gain.square()).sum()) or 1.0
+    after, alone = (
+        part * squared / energy for part in (compensated_curvature(gram), gram.diagonal(dim1=-2, dim2=-1)[:, None])
+    )
+    whole = (6 * price / (math.log(2) * after)).sqrt()
+    best: tuple[float, Tensor, Tensor] | None = None
+    for factor in _STEPS:
+        steps = whole.mean(2) if rounding.granularity == PER_CHANNEL else whole.mean()
+        rounding.scale.copy_((factor * steps).reshape(-1).expand_as(rounding.scale.flatten()).view_as(rounding.scale))
+        codes = _Nearest(rounding, weight, None)
+        rounded = codes(weight, _columns(weight))
+        for _ in range(ROUNDS):
+            rounded = gptq(weight, gram, _Priced(rounding, rounded, after, price))
+            rounded = descend(rounded, gram, cross, _Priced(rounding, rounded, alone, price), sweeps=2)
+        error = float((mean_squared_error(gram, cross, rounded) * gain.square()).sum()) / energy
+        cost = error + price * float(_Priced(rounding, rounded, alone, 1.0).bits_of(rounded).sum())
+        if best is None or cost < best[0]:
+            best = cost, rounded, rounding.scale.clone()
+    assert best is not None
+    rounding.scale.copy_(best[2])
+    return Solved(best[1], best[1])
+
+
+@torch.no_grad()
 def _fit(rounding: WeightFakeQuantize, weight: Tensor) -> None:
     """Scales (and table) for this weight; a scale of the whole network stays, others round with it too."""
     if rounding.granularity == PER_NETWORK:
@@ -140,6 +183,11 @@ def _refit(rounding: WeightFakeQuantize, rounded: Tensor, moments: Moments) -> T
     factors = best_scales(rounded, moments.gram, moments.cross, block)
     rounding.scale.mul_(factors.reshape(rounding.scale.shape).to(rounding.scale))
     return rounded * factors.repeat_interleave(block, dim=2)
+
+
+def _columns(weight: Tensor) -> Tensor:
+    """All columns, as a `Nearest` is asked for them."""
+    return torch.arange(weight.shape[2]).expand(len(weight), 1, -1)
 
 
 class _Nearest:
@@ -173,7 +221,31 @@ class _Nearest:
             raise ConfigError(
                 "solver 'adaround': the grid's values must be evenly spaced; choose 'coordinate_descent' for this grid"
             )
-        columns = torch.arange(values.shape[2]).expand(len(values), 1, -1)
+        columns = _columns(values)
         first = self(values, columns)
         other = self(first + self.scale * (values - first).sign(), columns)
         return torch.minimum(first, other), torch.maximum(first, other)
+
+
+class _Priced(_Nearest):
+    """Of the nearest value, the next one towards zero, and zero: the one of least `curvature` · error² + price · bits.
+
+    Bits are counted for the codes of `weight`; `curvature` [groups, m or 1, n].
+    """
+
+    def __init__(self, rounding: WeightFakeQuantize, weight: Tensor, curvature: Tensor, price: float) -> None:
+        super().__init__(rounding, weight, None)
+        self.curvature = curvature.expand_as(weight)
+        self.price = price * magnitude_bits((weight / self.scale).round(), rounding.grid.high)
+
+    def bits_of(self, weight: Tensor) -> Tensor:
+        """What every entry costs, in units of the price."""
+        return self.price[(weight / self.scale).round().abs().long()]
+
+    def __call__(self, values: Tensor, columns: Tensor) -> Tensor:
+        at = columns.expand_as(values)
+        near, scale = super().__call__(values, columns), self.scale.gather(2, at)
+        tried = torch.stack([near, near - near.sign() * scale, torch.zeros_like(near)])
+        bits = self.price[(tried / scale).round().abs().long()]
+        cost = self.curvature.gather(2, at) * (values - tried).square() + bits
+        return tried.gather(0, cost.argmin(0, keepdim=True))[0]

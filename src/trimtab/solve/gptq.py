@@ -23,7 +23,7 @@ def gptq(weight: Tensor, gram: Tensor, nearest: Nearest, damping: float = 0.0) -
     section 3.
     """
     order = gram.diagonal(dim1=-2, dim2=-1).argsort(dim=-1, descending=True)
-    upper = _inverse_factor(_reordered(damped(gram, damping), order))
+    upper = inverse_factor(_reordered(damped(gram, damping), order))
     left = weight.gather(2, order[:, None, :].expand_as(weight)).clone()
     _sweep(left, upper, lambda column, at: nearest(column, order[:, None, at : at + 1]))
     return torch.empty_like(left).scatter_(2, order[:, None, :].expand_as(left), left)
@@ -44,7 +44,7 @@ def sparsegpt(
     Source: Frantar & Alistarh 2023, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot",
     algorithm 1 and section 3.5.
     """
-    upper = _inverse_factor(damped(gram, damping))
+    upper = inverse_factor(damped(gram, damping))
     left, gone = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
     width = quota[1] if quota else BLOCK
 
@@ -88,7 +88,7 @@ def _reordered(gram: Tensor, order: Tensor) -> Tensor:
     return rows.gather(2, order[:, None, :].expand_as(gram))
 
 
-def _inverse_factor(gram: Tensor) -> Tensor:
+def inverse_factor(gram: Tensor) -> Tensor:
     """The upper triangular U with Uᵀ U = gram⁻¹."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     return torch.linalg.cholesky(inverse, upper=True)

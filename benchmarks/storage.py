@@ -1,0 +1,29 @@
+"""The smallest file at an accuracy, and what the file is as a file.
+
+The whole takes hours on two cores. `--part NAME` runs one part, in a process of its own; every part is kept in
+`runs/storage` when it is done, and takes its place among the others in `--json`. Without `--part` what is not there yet
+is run, and everything is written to `--json`. Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from parts import Part, main
+from storing import files
+
+WORK = Path("runs/storage")
+
+
+def parts(quick: bool) -> dict[str, Part]:
+    """What can be run alone, by name; each gives rows."""
+    folder = WORK / "files"
+    folder.mkdir(parents=True, exist_ok=True)
+    return {
+        "speed": partial(files.run_speed, folder=folder, **({"side": 512} if quick else {})),
+        "memory": partial(files.run_memory, folder=folder, **({"side": 1024} if quick else {})),
+        "mutations": partial(files.run_mutations, folder=folder, **({"number": 100} if quick else {})),
+    }
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", WORK, (files,), parts)

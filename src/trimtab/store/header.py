@@ -96,6 +96,7 @@ class Names:
 
     def __init__(self) -> None:
         self.taken: set[str] = set()
+        self._numbers: Counter[str] = Counter()  # of each name, below which none is free
 
     def take(self, node: StoredNode) -> str:
         """The usual name of the next node."""
@@ -113,10 +114,11 @@ class Names:
         return self._free(operator[0] if space != "trimtab" else "_".join(operator))
 
     def _free(self, base: str) -> str:
-        number, name = 0, base
-        while name in self.taken or keyword.iskeyword(name) or name in vars(builtins) or name in stored.RESERVED:
+        reserved = keyword.iskeyword(base) or base in vars(builtins) or base in stored.RESERVED
+        number = max(self._numbers[base], int(reserved))
+        while (name := f"{base}_{number}" if number else base) in self.taken:
             number += 1
-            name = f"{base}_{number}"
+        self._numbers[base] = number
         return name
 
 
@@ -246,7 +248,10 @@ class _Expansion:
             case str() if value.startswith("'"):
                 return value[1:]
             case str() if value.startswith("<"):
-                return {"node": self._values[len(self._values) - int(value[1:])]}
+                distance = int(value[1:])
+                if not 0 < distance <= len(self._values):
+                    raise ValueError(f"entry {value} of {len(self._values)}")
+                return {"node": self._values[-distance]}
             case str():
                 self._read(value, None)
                 return {"node": len(self._nodes) - 1}

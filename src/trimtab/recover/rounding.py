@@ -31,7 +31,7 @@ from trimtab.solve import (
 ROUNDS = 3
 """Of coordinate descent, each followed by a refit of the scales; of codes whose bits are counted anew."""
 
-_STEPS = (0.6, 0.8, 1.0, 1.25)
+_STEPS = (0.8, 1.0, 1.25)
 """Tried by rate and distortion, in parts of the step that is best where codes are many."""
 
 ALTERNATIONS, WORTH = 6, 1e-3
@@ -139,10 +139,10 @@ def rate_distortion(
     after, alone = (
         part * squared / energy for part in (compensated_curvature(gram), gram.diagonal(dim1=-2, dim2=-1)[:, None])
     )
-    whole = (6 * price / (math.log(2) * after)).sqrt()
+    curvature = after.mean(2) if rounding.granularity == PER_CHANNEL else after.mean()
+    steps = (6 * price / (math.log(2) * curvature.clamp(min=torch.finfo(after.dtype).tiny))).sqrt()
     best: tuple[float, Tensor, Tensor] | None = None
     for factor in _STEPS:
-        steps = whole.mean(2) if rounding.granularity == PER_CHANNEL else whole.mean()
         rounding.scale.copy_((factor * steps).reshape(-1).expand_as(rounding.scale.flatten()).view_as(rounding.scale))
         codes = _Nearest(rounding, weight, None)
         rounded = codes(weight, _columns(weight))

@@ -308,5 +308,5 @@ def test_a_network_without_what_a_penalty_acts_on_is_refused():
         PENALTIES.load("group_lasso")(plain)
     with pytest.raises(ConfigError, match=r"'slimming' acts on the scales of BatchNorm .* choose 'group_lasso'"):
         PENALTIES.load("slimming")(perceptron(4, 4, 4))
-    with pytest.raises(ConfigError, match="unknown penalty 'l3'; known: group_lasso, l0, l1, l2, slimming"):
+    with pytest.raises(ConfigError, match="unknown penalty 'l3'; known: entropy, group_lasso, l0, l1, l2, slimming"):
         PENALTIES.load("l3")

@@ -12,9 +12,10 @@ from hypothesis import settings as hypothesis
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from trimtab.apply import apply
 from trimtab.errors import ConfigError, MissingPackageError
 from trimtab.graph import capture
-from trimtab.plan import Penalty
+from trimtab.plan import PER_TENSOR, LayerDecision, Penalty, Plan, Scheme
 from trimtab.prune import PENALTIES
 from trimtab.recover import Settings, epoch, recover
 from trimtab.recover.average import Average
@@ -287,7 +288,7 @@ def test_a_teacher_with_other_outputs_is_refused(lab):
 # ── penalties ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", sorted({*PENALTIES} - {"l0"}))
+@pytest.mark.parametrize("kind", sorted({*PENALTIES} - {"l0", "entropy"}))
 def test_a_penalty_makes_small_what_it_acts_on(lab, kind):
     strength = {"l1": 3e-3, "l2": 3e-2, "group_lasso": 3e-3, "slimming": 0.1}[kind]
     penalties = None, Penalty(kind=kind, strength=strength, growth=1.0)
@@ -295,6 +296,19 @@ def test_a_penalty_makes_small_what_it_acts_on(lab, kind):
     values = [PENALTIES.load(kind)(network)().item() for network in (plain, result)]
     assert values[1] < 0.9 * values[0]
     assert list(result.state_dict()) == list(lab.network.state_dict())
+
+
+def test_entropy_makes_the_codes_of_a_quantized_network_fewer(lab):
+    scheme = Scheme(grid="symmetric", bits=4, granularity=PER_TENSOR)
+    layers = tuple(LayerDecision(layer=layer.name, weight=scheme) for layer in lab.network.layers)
+    coarse = apply(lab.network, Plan(fingerprint=lab.network.fingerprint, target="onnxruntime", layers=layers))
+    term = PENALTIES.load("entropy")
+    bits = []
+    for penalty in (None, Penalty(kind="entropy", strength=3e-3, growth=1.0)):
+        settings = Settings(learning_rate=1e-2, penalty=penalty)
+        task = lab.with_task(metric=Scripted([0, 1, 2, 3])).task
+        bits.append(term(recover(coarse, task, epochs=3, settings=settings).network)().item())
+    assert bits[1] < 0.8 * bits[0]
 
 
 def test_gates_that_close_leave_zeros_behind_and_are_gone(lab):

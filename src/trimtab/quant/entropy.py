@@ -12,7 +12,7 @@ from trimtab.solve import magnitude_bits
 
 
 class Entropy:
-    """Bits a weight: −log₂ of the share of its code in its tensor, between codes in proportion to the distance.
+    """Bits of all weights: −log₂ of the share of a code in its tensor, between codes in proportion to the distance.
 
     So the gradient of a weight is what the next code costs more or less, divided by the step; that of the scale is what
     all of its weights save as it grows. Shares are those of the magnitudes as they are at each call, each counted once
@@ -38,16 +38,15 @@ class Entropy:
                 "and the network has none; give its layers a weight scheme on the grid 'symmetric'"
             )
         self._sites = list(sites.values())
-        self._number = sum(weight.numel() for _, weight in self._sites)
 
     def __call__(self) -> Tensor:
-        return torch.stack([_bits(rounding, weight) for rounding, weight in self._sites]).sum() / self._number
+        return torch.stack([_bits(rounding, weight) for rounding, weight in self._sites]).sum()
 
     def negligible(self) -> float:
         """The share of the grids' bits that a coder saves."""
         whole = sum(rounding.grid.bits * weight.numel() for rounding, weight in self._sites)
         with torch.no_grad():
-            return 1 - float(self()) * self._number / whole
+            return 1 - float(self()) / whole
 
     def finish(self) -> None:
         """Nothing was inserted."""

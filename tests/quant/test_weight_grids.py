@@ -146,17 +146,21 @@ def trained(rounding: WeightFakeQuantize, weight: Tensor, steps: int = 100) -> t
 
 @pytest.mark.parametrize(("name", "bits"), [("codebook", 3), ("power_of_two", 3), ("trained_ternary", 2)])
 def test_what_is_trained_comes_nearer_and_keeps_its_form(name: str, bits: int) -> None:
-    weight = torch.randn(6, 60)
-    rounding = rounding_of(name, bits, weight)
-    with torch.no_grad():
-        (rounding.scale if rounding.table is None else rounding.table).mul_(1.7 if rounding.table is None else 0.4)
-    first, last = trained(rounding, weight)
-    assert last < 0.8 * first
-    fit = rounding.fit()
-    assert bool((fit.scale > 0).all())
-    if fit.table is not None:
-        assert torch.equal(fit.table, fit.table.round())
-        assert float(fit.table[len(fit.table) // 2]) == 0.0
+    """Of ten weights together: a table may be stuck for one of them."""
+    first = last = 0.0
+    for _ in range(10):
+        weight = torch.randn(6, 60)
+        rounding = rounding_of(name, bits, weight)
+        with torch.no_grad():
+            (rounding.scale if rounding.table is None else rounding.table).mul_(1.7 if rounding.table is None else 0.4)
+        before, after = trained(rounding, weight)
+        first, last = first + before, last + after
+        fit = rounding.fit()
+        assert bool((fit.scale > 0).all())
+        if fit.table is not None:
+            assert torch.equal(fit.table, fit.table.round())
+            assert float(fit.table[len(fit.table) // 2]) == 0.0
+    assert last < 0.75 * first
 
 
 @pytest.mark.parametrize(("name", "bits"), [case for case in grid_cases() if case[0] != "binary"])

@@ -42,7 +42,8 @@ class Log:
 def main(description: str, work: Path, modules: Iterable[Module], parts: Callable[[bool], Mapping[str, Part]]) -> None:
     """`--part NAME` runs one part; without it what is not kept in `work` yet is run. `parts` gets `--quick`.
 
-    With both `--part` and `--json` the part's rows take the place of its former ones in the file, the others' stay.
+    With both `--part` and `--json` the part's rows take the place of its former ones in the file, the others' stay; a
+    file of quick rows and one of full ones do not mix.
     """
     parser = harness.parser(description)
     parser.add_argument("--part", help="run this part only; another name lists them")
@@ -54,8 +55,10 @@ def main(description: str, work: Path, modules: Iterable[Module], parts: Callabl
     folder = work / "quick" if options.quick else work
     found = {name: _remembered(name, folder, known[name]) for name in chosen}
     if options.part and options.json and options.json.exists():
-        before = json.loads(options.json.read_text())["rows"]
-        found = {name: [row for row in before if row["part"] == name] for name in known} | found
+        before = json.loads(options.json.read_text())
+        if before["quick"] != options.quick:
+            parser.error(f"{options.json} has {'quick' if before['quick'] else 'full'} rows; name another file")
+        found = {name: [row for row in before["rows"] if row["part"] == name] for name in known} | found
     rows = [row for name in known for row in found.get(name, [])]
     protocol = "\n".join(module.PROTOCOL for module in modules)
     harness.finish(options, protocol, rows, [claim for module in modules for claim in module.claims(rows)])

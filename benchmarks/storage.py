@@ -21,6 +21,7 @@ def parts(quick: bool) -> dict[str, Part]:
     return {
         "speed": partial(files.run_speed, folder=folder, **({"side": 512} if quick else {})),
         "memory": partial(files.run_memory, folder=folder, **({"side": 1024} if quick else {})),
+        "header": partial(files.run_header, folder=folder),
         "mutations": partial(files.run_mutations, folder=folder, **({"number": 100} if quick else {})),
     }
 

@@ -107,18 +107,13 @@ NETS = {
 }
 
 
-LEAST_SAME = {"average pool, padding counted and not": 0.9}
-"""Of 139 such networks drawn at random three had rows that differ (1, 7 and 12 of 400); why is not known yet."""
-
-
 @pytest.mark.parametrize("kind", NETS)
 def test_rows_are_those_of_the_simulation(kind: str, tmp_path: Path) -> None:
     make, shapes = NETS[kind]
     network = quantized(make(), random_inputs(shapes, 16))
     artifact = lower(network, OPENVINO, tmp_path / "net.onnx")
-    assert same_rows(artifact, network, random_inputs(shapes, 400, gain=1.3)) >= LEAST_SAME.get(kind, 1)
-    if kind not in LEAST_SAME:
-        assert same_rows(artifact, network, random_inputs(shapes, 1, gain=1.3)) == 1
+    for rows in (400, 1):
+        assert same_rows(artifact, network, random_inputs(shapes, rows, gain=1.3)) == 1
     inputs = random_inputs(shapes, 40)
     trained = fold(network.module)(*inputs)
     spread = float(trained.amax() - trained.amin())

@@ -146,3 +146,15 @@ def test_a_recurrence_that_comes_back_projected_stays():
     plan = Plan(fingerprint=network.fingerprint, target="onnxruntime")
     repaired = tt.repair(tt.apply(network, plan), network, plan, [sequences(50)])
     assert torch.equal(repaired.state_dict()["rnn.weight_hh_l0"], network.state_dict()["rnn.weight_hh_l0"])
+
+
+def test_a_higher_price_buys_more_zeros_and_more_error_in_recurrent_weights_too():
+    network, data = captured("LSTM"), [sequences(300)]
+    int8 = Scheme(grid="symmetric", bits=8, granularity=PER_CHANNEL)
+    decided = {"weight": int8, "activation": DYNAMIC, "solver": "rate_distortion"}
+    found = [error_of(network, data, price=price, **decided) for price in (1e-7, 1e-4, 1e-2)]
+    zeros = [sum(int((solved.state_dict()[name] == 0).sum()) for name in MATRICES) for _, solved in found]
+    errors = [error for error, _ in found]
+    assert 2 * zeros[0] < zeros[1] < zeros[2]
+    assert 2 * errors[0] < errors[1] < errors[2]
+    assert errors[0] < 1e-2

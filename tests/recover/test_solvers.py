@@ -296,3 +296,18 @@ def test_a_price_and_the_solver_that_takes_it_belong_together():
         LayerDecision(layer="a", price=1e-6)
     with pytest.raises(ConfigError, match="finds zeros itself"):
         LayerDecision(layer="a", solver="rate_distortion", price=1e-6, sparsity=Weights(fraction=0.5))
+    with pytest.raises(ConfigError, match="got None; give such a scheme for the weight"):
+        LayerDecision(layer="a", solver="rate_distortion", price=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        Scheme(grid="affine", bits=4),
+        Scheme(grid="symmetric", bits=4, granularity=(1, 4)),
+        Scheme(grid="symmetric", bits=4, granularity=PER_NETWORK),
+    ],
+)
+def test_a_price_needs_a_grid_whose_steps_the_solver_may_choose(scheme):
+    with pytest.raises(ConfigError, match="one a channel or one a tensor; got grid="):
+        LayerDecision(layer="a", solver="rate_distortion", price=1e-6, weight=scheme)

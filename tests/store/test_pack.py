@@ -137,6 +137,14 @@ def test_the_header_of_a_lenet_takes_at_most_250_bytes(lenet, tmp_path):
     assert header_of(tmp_path / "a.trim")["inputs"] == [["x", 3, 1, 28, 28]]
 
 
+def test_an_unreadable_header_is_one_error_that_names_the_file(lenet, tmp_path):
+    with pytest.raises(ConfigError, match=r"gone\.trim: cannot be read"):
+        header_of(tmp_path / "gone.trim")
+    (tmp_path / "cut.trim").write_bytes(lenet[1].read_bytes()[:20])
+    with pytest.raises(ConfigError, match=r"cut\.trim: "):
+        header_of(tmp_path / "cut.trim")
+
+
 def test_codes_take_about_their_entropy(lenet):
     path, bits = lenet[1], 0.0
     for name, codes in load(path).named_buffers():

@@ -284,6 +284,16 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
     return getattr(module.get_submodule(owner), last)
 
 
+def owner_of(module: torch.nn.Module, name: str) -> tuple[torch.nn.Module, str]:
+    """The submodule that owns what has this dotted name, made where it is not there, and the last part of the name."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(module, part):
+            module.add_module(part, torch.nn.Module())
+        module = module.get_submodule(part)
+    return module, last
+
+
 def tensor_names(module: torch.nn.Module) -> dict[int, str]:
     """The first name of every parameter and buffer, by identity: shared weights have one."""
     names: dict[int, str] = {}

@@ -9,11 +9,13 @@ from torch.fx import Node
 
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.quant.integer import Codes, IntegerSimulation, Pending, fused
+from trimtab.quant.operators import AVERAGE_POOLS
 from trimtab.quant.ops import QUANTIZE
 
 aten = torch.ops.aten
 
 _ADDITIONS: set[object] = {aten.add.Tensor, aten.add_.Tensor}
+_MEANS: set[object] = {aten.mean.dim, *AVERAGE_POOLS}
 _ALIKE = 5e-5
 
 
@@ -48,8 +50,8 @@ class OpenVinoSimulation(IntegerSimulation):
                 values = x.read() if isinstance(x, Pending) else x
                 return _of_convolution((values - it.zero_point * it.scale) * (1 / it.scale) + it.codes, it.scale)
             return None
-        if n.target == aten.mean.dim and isinstance(args[0], Codes):
-            return _of_mean(args[0], aten.mean.dim(args[0].codes, *args[1:]))
+        if n.target in _MEANS and isinstance(args[0], Codes):
+            return _of_mean(args[0], n.target(args[0].codes, *args[1:]))  # type: ignore[operator]
         return super()._on_codes(n, args)
 
     def _layer(self, n: Node, x: Codes, weight: Codes, bias: Tensor, *rest: Any) -> Pending:

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from trimtab.errors import ConfigError
 from trimtab.plan.record import Record
-from trimtab.plan.scheme import Scheme, Sparsity
+from trimtab.plan.scheme import PER_CHANNEL, PER_TENSOR, Scheme, Sparsity
 
 Solver = Literal[
     "nearest",
@@ -65,14 +65,25 @@ class LayerDecision(Record):
     price: Annotated[float, Field(ge=0)] = 0.0
 
     @model_validator(mode="after")
-    def _price_is_for_rate_distortion(self) -> "LayerDecision":
+    def _rate_distortion_has_what_it_needs(self) -> "LayerDecision":
         if (self.price > 0) != (self.solver == "rate_distortion"):
             raise ValueError(
                 f"{self.layer}: solver 'rate_distortion' needs a price above 0 (1e-7), and no other takes one; "
                 f"got solver {self.solver!r} and price {self.price:g}"
             )
-        if self.price and self.sparsity is not None:
+        if self.price == 0:
+            return self
+        if self.sparsity is not None:
             raise ValueError(f"{self.layer}: solver 'rate_distortion' finds zeros itself; leave out the sparsity")
+        if (
+            self.weight is None
+            or self.weight.grid != "symmetric"
+            or self.weight.granularity not in (PER_CHANNEL, PER_TENSOR)
+        ):
+            raise ValueError(
+                f"{self.layer}: solver 'rate_distortion' chooses the steps of a symmetric grid, one a channel or one a "
+                f"tensor; got {self.weight}; give such a scheme for the weight"
+            )
         return self
 
 

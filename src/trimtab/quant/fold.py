@@ -9,10 +9,11 @@ from operator import getitem
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from trimtab.errors import LoweringError
+from trimtab.graph.analysis import owner_of
 from trimtab.graph.copying import copy_module, described
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.propagate import batch_dimensions
@@ -272,12 +273,7 @@ def _values(module: GraphModule, value: object) -> Tensor:
 
 def _constant(module: GraphModule, path: str, value: Tensor) -> Node:
     """A buffer at `path`, and the node that reads it."""
-    *parents, leaf = path.split(".")
-    owner: nn.Module = module
-    for parent in parents:
-        if not hasattr(owner, parent):
-            owner.add_module(parent, nn.Module())
-        owner = getattr(owner, parent)
+    owner, leaf = owner_of(module, path)
     owner.register_buffer(leaf, value)
     return module.graph.get_attr(path)
 

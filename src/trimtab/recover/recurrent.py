@@ -139,7 +139,8 @@ def _solve(
         rounding=matrix.rounding,
     )
     moves = thins or matrix.decision.solver in SOLVING
-    solved = solve_weight(problem, matrix.decision.solver, damping_for(problem) if moves else None)
+    damping = damping_for(problem) if moves else None
+    solved = solve_weight(problem, matrix.decision.solver, damping, matrix.decision.price)
     parameter.copy_(solved.weight.reshape(shape))
     if bias is not None:
         bias.copy_(both.mean_y[0] - solved.used[0] @ both.mean_x[0])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.store.integers import Coder, Integers, code_integers
+from trimtab.store.integers import Coder, Integers, code_integers, code_one
 
 _LENGTH_BITS = 6
 
@@ -46,14 +46,14 @@ def code_floats(coder: Coder, values: Tensor, columns: int) -> Tensor:
     size, (exponent_bits, mantissa_bits, integer) = len(values), _FORMATS[values.dtype]
     if not size:
         return values
-    alike = bool(_ask(coder, int(bool((_bits(values) == _bits(values[:1])).all())), 1))
+    alike = bool(code_one(coder, int(bool((_bits(values) == _bits(values[:1])).all())), 1))
     if alike and size > 1:
         return code_floats(coder, values[:1], 1).expand(size).clone()
     bits = _bits(values)
-    length = _ask(coder, _needed(bits, mantissa_bits), _LENGTH_BITS)
+    length = code_one(coder, _needed(bits, mantissa_bits), _LENGTH_BITS)
     mantissas = bits & ((1 << mantissa_bits) - 1)
     exponents = (bits >> mantissa_bits) & ((1 << exponent_bits) - 1)
-    usual = _ask(coder, int(np.median(exponents)), exponent_bits)
+    usual = code_one(coder, int(np.median(exponents)), exponent_bits)
     signs = code_integers(coder, ((bits >> (exponent_bits + mantissa_bits)) & 1), columns)
     exponents = code_integers(coder, exponents - usual, columns) + usual
     length = min(length, mantissa_bits)
@@ -70,7 +70,3 @@ def _needed(bits: Integers, mantissa: int) -> int:
     """How many leading bits of the mantissas are not all zero."""
     used = int(np.bitwise_or.reduce(bits & ((1 << mantissa) - 1)))
     return mantissa - ((used & -used).bit_length() - 1) if used else 0
-
-
-def _ask(coder: Coder, value: int, bits: int) -> int:
-    return int(coder.numbers(np.array([value]), bits, 1)[0])

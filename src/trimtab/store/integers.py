@@ -44,15 +44,15 @@ def code_integers(coder: Coder, values: Integers, columns: int) -> Integers:
     if not size:
         return values
     largest = int(np.abs(values).max())
-    bits = _one(coder, largest.bit_length(), _LENGTH_BITS)
+    bits = code_one(coder, largest.bit_length(), _LENGTH_BITS)
     if not bits:
         return np.zeros_like(values)
     if bits > _COUNTED_BITS:
         return _written(coder, values, bits)
-    largest = _one(coder, largest, bits)
+    largest = code_one(coder, largest, bits)
     if not largest:
         raise ConfigError(f"its payload gives 0 as the largest of integers of {bits} bits")
-    sparse = bool(_one(coder, int(_SPARSE * int((values == 0).sum()) >= size), 1))
+    sparse = bool(code_one(coder, int(_SPARSE * int((values == 0).sum()) >= size), 1))
     used = _flags(coder, values != 0, columns) if sparse else np.ones(size, np.bool_)
     found = np.zeros(size, np.int64)
     found[used] = _symbols(coder, values[used], largest, zero=not sparse)
@@ -68,7 +68,8 @@ def chunks(size: int) -> Iterator[slice]:
         begin = end
 
 
-def _one(coder: Coder, value: int, bits: int) -> int:
+def code_one(coder: Coder, value: int, bits: int) -> int:
+    """Write one number of so many bits, or read it. Returns: it."""
     return int(coder.numbers(np.array([value]), bits, 1)[0])
 
 

@@ -2,6 +2,8 @@
 
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +54,10 @@ def pack(network: Network, path: str | Path, *, precision: int = PRECISION) -> P
     """
     if not 1 <= precision <= 23:
         raise ConfigError(f"precision: bits of a mantissa are 1 to 23, got {precision}; take 8")
-    with evaluating(network):
-        folded = Network(fold(network.module), network.example)
-    quantized = is_folded(folded.module)
+    quantized = is_folded(network.module) or any(node.op == "call_module" for node in network.module.graph.nodes)
     if quantized:
-        network = folded
+        with evaluating(network):
+            network = Network(fold(network.module), network.example)
         _round(network.module, precision)
     layers = {node.name: str(node.meta["layer"]) for node in network.module.graph.nodes if "layer" in node.meta}
     header, numbers = describe(network)
@@ -78,25 +79,37 @@ def load(path: str | Path) -> Network:
     A quantized one comes back folded: it computes with dequantized codes, and lowers to the integers that it was.
     Raises: ConfigError that names the place for a file that is damaged, hostile, or newer than this trimtab.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+    content = _content(path)
     if not content.startswith(MAGIC):
         return load_network(path)
+    with _named(path), quiet():
+        return _unpacked(split(content))
+
+
+def header_of(path: str | Path) -> dict[str, object]:
+    """The header of a `.trim` file as JSON. Raises: ConfigError that names the place, as `load` does."""
+    content = _content(path)
+    with _named(path):
+        return dict(limited_json(inflate(split(content).header), "header"))
+
+
+def _content(path: str | Path) -> bytes:
     try:
-        with quiet():
-            return _unpacked(split(content))
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from error
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Errors say which file it was."""
+    try:
+        yield
     except TrimtabError as error:
         raise type(error)(f"{path}: {error}") from error
     except Exception as error:  # torch builds and runs what the file says: anything may come
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{path}: not a network: {type(error).__name__}: {reason}; {_REMEDY}") from error
-
-
-def header_of(path: str | Path) -> dict[str, object]:
-    """The header of a `.trim` file as JSON. Raises: ConfigError."""
-    return dict(json.loads(inflate(split(Path(path).read_bytes()).header)))
 
 
 def _unpacked(parts: Parts) -> Network:

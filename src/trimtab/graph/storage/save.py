@@ -19,7 +19,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
 from trimtab.errors import ConfigError, NumericsError, TrimtabError
-from trimtab.graph.analysis import attribute
+from trimtab.graph.analysis import attribute, owner_of
 from trimtab.graph.modes import MARK
 from trimtab.graph.network import Network
 from trimtab.graph.source import of_node
@@ -230,7 +230,7 @@ def _attach(module: fx.GraphModule, entry: StoredTensor, numbers: Mapping[str, T
         _check_numbers(where, tensor)
     else:
         tensor = _checked(attribute(module, entry.same_as), entry, where)
-    owner, last = _owner(module, entry.name)
+    owner, last = owner_of(module, entry.name)
     if last in owner._parameters or last in owner._buffers or hasattr(owner, last):
         raise ConfigError(f"{where}: the name is taken; save the network again")
     match entry.kind:
@@ -251,16 +251,6 @@ def _checked(tensor: Any, entry: StoredTensor | StoredExample, where: str) -> Te
     if came != said:
         raise ConfigError(f"{where}: must be {said}, got {came}; save the network again")
     return tensor
-
-
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    """The submodule that owns a tensor, made when it is not there, and the last part of the name."""
-    *path, last = name.split(".")
-    for part in path:
-        if part not in module._modules:
-            module.add_module(part, nn.Module())
-        module = module.get_submodule(part)
-    return module, last
 
 
 def _graph(header: Stored) -> fx.Graph:

@@ -1,4 +1,8 @@
-"""Latency, by timing contestants in turn, so that whatever the machine does meanwhile happens to all of them."""
+"""Latency, by timing contestants in turn, so that whatever the machine does meanwhile happens to all of them.
+
+A turn is many calls of one contestant. Were it one, each would find in the caches what the others left there: a network
+small enough to stay in them would be timed as its user never meets it.
+"""
 
 import random
 import time
@@ -9,6 +13,9 @@ import numpy as np
 
 from trimtab.errors import ConfigError
 from trimtab.plan import Spread
+
+_TURN, _MOST_CALLS = 0.02, 50
+"""Seconds of a turn, and calls in it at most. A call longer than half of it has turns for itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +47,41 @@ def alternate(
     warmup: int = 3,
     seed: int = 0,
 ) -> dict[str, Timing]:
-    """Time every contestant once a round, in an order drawn anew each round, for `seconds` in all.
+    """Time every contestant in a turn of calls a round, in an order drawn anew each round, for `seconds` in all.
 
-    Goes on until each has `min_runs`, even when that takes longer; the first `warmup` rounds are not counted.
+    Goes on until each has `min_runs`, even when that takes longer. `warmup` calls of each (at least 1), and the first
+    call of a turn of several, which finds the caches as another left them, are not counted.
     """
-    if not contestants or min_runs < 1:
+    if not contestants or min_runs < 1 or warmup < 1:
         raise ConfigError(
-            f"latency: needs a contestant and min_runs >= 1, got {len(contestants)} contestants, min_runs={min_runs}"
+            f"latency: needs a contestant, min_runs and warmup of at least 1; got {len(contestants)} contestants, "
+            f"min_runs={min_runs}, warmup={warmup}"
         )
     order = list(contestants)
     drawn = random.Random(seed)
     times: dict[str, list[float]] = {name: [] for name in order}
-    for _ in range(warmup):
-        for run in contestants.values():
-            run()
+    calls = {name: _calls_a_turn(min(_calls(run, warmup))) for name, run in contestants.items()}
     end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < min_runs or time.perf_counter() < end:
+    while min(map(len, times.values())) < min_runs or time.perf_counter() < end:
         drawn.shuffle(order)
         for name in order:
-            begin = time.perf_counter_ns()
-            contestants[name]()
-            times[name].append((time.perf_counter_ns() - begin) / 1e6)
-        rounds += 1
+            counted = _calls(contestants[name], calls[name])
+            times[name] += counted[1:] or counted
     return {name: _timing(milliseconds) for name, milliseconds in times.items()}
+
+
+def _calls(run: Callable[[], object], number: int) -> list[float]:
+    """Milliseconds of so many calls."""
+    found = []
+    for _ in range(number):
+        begin = time.perf_counter_ns()
+        run()
+        found.append((time.perf_counter_ns() - begin) / 1e6)
+    return found
+
+
+def _calls_a_turn(milliseconds: float) -> int:
+    return max(1, min(_MOST_CALLS, int(1e3 * _TURN / max(milliseconds, 1e-6))))
 
 
 def _timing(milliseconds: list[float]) -> Timing:

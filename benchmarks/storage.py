@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from parts import Part, main
-from storing import files
+from storing import after_training, files
 
 WORK = Path("runs/storage")
 
@@ -18,7 +18,12 @@ def parts(quick: bool) -> dict[str, Part]:
     """What can be run alone, by name; each gives rows."""
     folder = WORK / "files"
     folder.mkdir(parents=True, exist_ok=True)
+    few = {"prices": (1e-7, 1e-6), "qps": (-30, -20)} if quick else {}
     return {
+        **{
+            f"after-training-{name}": partial(after_training.run, name, folder=folder, **few)
+            for name in after_training.NETWORKS
+        },
         "speed": partial(files.run_speed, folder=folder, **({"side": 512} if quick else {})),
         "memory": partial(files.run_memory, folder=folder, **({"side": 1024} if quick else {})),
         "header": partial(files.run_header, folder=folder),
@@ -27,4 +32,4 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (files,), parts)
+    main(__doc__ or "", WORK, (after_training, files), parts)

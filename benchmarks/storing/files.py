@@ -87,7 +87,7 @@ def run_memory(*, folder: Path, side: int = 4096) -> list[dict[str, Any]]:
 def run_header(*, folder: Path) -> list[dict[str, Any]]:
     """One row: bytes of a LeNet's header."""
     packed = tt.pack(in_few_bits(LeNet5(), torch.randn(2, 1, 28, 28)), folder / "header.trim")
-    return [{"header of": "LeNet-5", "bytes": packed.header}]
+    return [{"header of": "LeNet-5", "bytes": packed.of("header")}]
 
 
 def run_mutations(*, folder: Path, number: int = MUTATIONS) -> list[dict[str, Any]]:

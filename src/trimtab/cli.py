@@ -30,6 +30,7 @@ from trimtab.commands.shared import (
     Seed,
     Set,
     Size,
+    StoredSize,
     TargetOption,
     TaskArgument,
     Threads,
@@ -99,6 +100,7 @@ def profile_command(
     task: TaskArgument,
     drop: Drop = "0.01",
     size: Size = None,
+    stored_size: StoredSize = None,
     latency: Latency = None,
     macs: Macs = None,
     bops: Bops = None,
@@ -118,7 +120,7 @@ def profile_command(
     from trimtab.plan import Budget, Options
     from trimtab.report import stages
 
-    budget = Budget(drop=drop, size=size, latency=latency, macs=macs, bops=bops, memory=memory)
+    budget = Budget(drop=drop, size=size, stored_size=stored_size, latency=latency, macs=macs, bops=bops, memory=memory)
     loaded, settings, where = begun(task, setting, run)
     table = None if latency_table is None else str(latency_table)
     with Job.open(
@@ -155,6 +157,7 @@ def search_command(
     run: RunArgument,
     drop: Drop = None,
     size: Size = None,
+    stored_size: StoredSize = None,
     latency: Latency = None,
     macs: Macs = None,
     bops: Bops = None,
@@ -165,7 +168,7 @@ def search_command(
     from trimtab.plan import Budget
     from trimtab.search import predicted, search
 
-    given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops}
+    given = {"drop": drop, "size": size, "stored_size": stored_size, "latency": latency, "macs": macs, "bops": bops}
     with _job(run, quiet or as_json) as job:
         budget = Budget(**given) if any(given.values()) else job.budget  # type: ignore[arg-type]
         plan = search(job.profile, budget)

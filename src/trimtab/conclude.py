@@ -6,12 +6,14 @@ from importlib.metadata import version
 
 from trimtab.graph import Network
 from trimtab.job import FROM_PYTHON, LATENCY, Job
+from trimtab.judge import stored_beside
 from trimtab.lower import Artifact
 from trimtab.measure import (
     Timing,
     artifact_peak,
     bootstrap_drop,
     bops,
+    drop_of,
     evaluate,
     first_rows,
     hotspots,
@@ -19,15 +21,16 @@ from trimtab.measure import (
     macs,
     zero_share,
 )
-from trimtab.plan import Budget, Drop, FrontierPoint, Hotspots, Measurement, Options, Plan, Proof, Result
+from trimtab.plan import Budget, Drop, FrontierPoint, Hotspots, Measurement, Options, Plan, Proof, Result, Stored
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
 from trimtab.search import Attempt, Rung, contradictions, nearest
-from trimtab.tasks import Inputs
+from trimtab.store import load, pack
+from trimtab.tasks import Inputs, Task
 
 _LATENCY_SECONDS = 3.0
 _STEADY, _PATIENCE = 0.1, (1, 2, 4)
 """Where latency is limited: timings go on for so many times as long, until quartiles lie within this share."""
-_UNITS = {"size": "B", "memory": "B", "latency": "ms"}
+_UNITS = {"size": "B", "stored_size": "B", "memory": "B", "latency": "ms"}
 _NOT_ON_THE_COMMAND_LINE = {"recover", "rounds", "calibration_rows"}
 """Options without a word of their own: the first is `--no-recover`, the others are Python's."""
 _DISAGREE = 0.02  # of the rows, or one row: outputs that lie between two classes may fall to either
@@ -42,9 +45,14 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
     with job.stage("prove"):
         proof = job.prove(artifact, network)
     with job.stage("measure"):
+        stored = _stored(job, artifact, network)
         baseline, compressed, drop = _measured(job, artifact, network, plan)
+        if stored is not None:
+            compressed = compressed.model_copy(update={"stored_bytes": stored.bytes})
         where = None if job.elsewhere is not None else _hotspots(job, artifact, network, proof)
     broken = broken_limits(job.budget, baseline, compressed, drop) + disagreement(proof)
+    if stored is not None:
+        broken += spoilt(job.budget, job.task, baseline, stored)
     result = Result(
         trimtab=version("trimtab"),
         task=job.task.name,
@@ -59,6 +67,7 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         plan=plan,
         proof=proof,
         artifact=str(artifact.path),
+        stored=stored,
         seconds={**job.run.seconds(), "total": job.spent()},
         hotspots=where,
         frontier=(*(rung.as_point() for rung in rungs), *_points(job, tried)),
@@ -83,6 +92,16 @@ def _hotspots(job: Job, artifact: Artifact, network: Network, proof: Proof) -> H
     )
 
 
+def _stored(job: Job, artifact: Artifact, network: Network) -> Stored | None:
+    """The entropy-coded file, where it is limited, and what comes out of it again."""
+    if job.budget.limit("stored_size") is None:
+        return None
+    packed = pack(network, stored_beside(artifact))
+    assert job.task.test is not None
+    metric = evaluate(load(packed.path), job.task.test, job.task.metric).value
+    return Stored(path=str(packed.path), bytes=packed.bytes, metric=metric, parts=packed.parts)
+
+
 def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tuple[Measurement, Measurement, Drop]:
     test, metric, target = job.task.test, job.task.metric, job.target
     assert test is not None
@@ -97,6 +116,7 @@ def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tup
         return Measurement(
             metric=value,
             file_bytes=both[name].file_bytes,
+            stored_bytes=int(job.baseline.get("stored_size", 0)) or None if decided is None else None,
             macs=macs(counted),
             bops=bops(counted, decided),
             zeros=zero_share(counted),
@@ -143,6 +163,16 @@ def broken_limits(budget: Budget, baseline: Measurement, compressed: Measurement
             bound = f" with {100 * drop.confidence:g} % confidence" if is_drop and drop.confidence else ""
             broken.append(f"{limit.quantity} is {measured:.6g}{bound}, the limit {limit.bound(before):.6g}")
     return broken
+
+
+def spoilt(budget: Budget, task: Task, baseline: Measurement, stored: Stored) -> list[str]:
+    """One phrase when what is unpacked, whose scales are rounded, loses more than it may."""
+    limit = budget.limit("drop")
+    assert baseline.metric is not None
+    drop = drop_of(baseline.metric, stored.metric, task.metric)
+    if limit is None or limit.allows(drop):
+        return []
+    return [f"drop of what is unpacked from {stored.path} is {drop:.6g}, the limit {limit.bound(0.0):.6g}"]
 
 
 def disagreement(proof: Proof) -> list[str]:
@@ -213,7 +243,7 @@ def _command(job: Job) -> str:
         words += ["--set", f"{key}={value}"]
     for limit in job.budget.limits:
         words += [
-            f"--{limit.quantity}",
+            f"--{limit.quantity.replace('_', '-')}",
             f"{limit.at_most!r}{'x' if limit.relative else _UNITS.get(limit.quantity, '')}",
         ]
     for name in Options.model_fields:

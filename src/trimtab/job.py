@@ -23,9 +23,11 @@ from trimtab.judge import Judge
 from trimtab.lower import Artifact, lower, lower_float, prove
 from trimtab.lower import target as target_of
 from trimtab.measure import first_rows
-from trimtab.plan import Budget, Options, Plan, Proof, Target
+from trimtab.plan import Budget, Limit, Options, Penalty, Plan, Proof, Target
+from trimtab.plan.budget import Quantity
 from trimtab.prepare import hold_plan
 from trimtab.prune import UnitCriterion
+from trimtab.quant.entropy import Entropy
 from trimtab.recover import Settings, recover, repair, settle
 from trimtab.recover.checkpoint import digest
 from trimtab.recover.seeding import seeded
@@ -82,6 +84,9 @@ _FEW, _SETTINGS_FEW_BITS = 3, Settings(learning_rate=3e-3, freeze_norm_at=1.0)
 """With activations of so few bits what batch norm sees changes to the end, and larger steps are needed."""
 _CALIBRATION_BYTES = 2**31
 """What the values that calibration keeps at a time may take."""
+
+_CODED = 1e-5
+"""Strength of the penalty on bits at first."""
 
 _RECOVERY_STEPS, _MOST_EPOCHS = 2500, 30
 
@@ -335,15 +340,21 @@ class Job:
         network = settle(apply(self.network, plan), [self.example])
         return self.judge.milliseconds(lower(network, self.target, self.file(CANDIDATE)), {"latency": self.float_ms})
 
+    @property
+    def file_size(self) -> Quantity:
+        """Which of the two files' size counts."""
+        return "size" if self.budget.limit("stored_size") is None else "stored_size"
+
     def sized(self, at_most: float) -> Plan | None:
         """The plan of least predicted loss of at most so many bytes."""
-        return search_in_order(self.profile, Budget(size=f"{at_most:.0f}B"), self.options.order)
+        limit = Limit(quantity=self.file_size, at_most=at_most)
+        return search_in_order(self.profile, Budget(limits=(limit,)), self.options.order)
 
     def ladder(self) -> list[Rung]:
         """Plans of falling size, judged without training: the frontier as it is before recovery."""
         profile = self.profile
         widest = widest_plan(profile)
-        full = self.judged(widest).costs["size"]
+        full = self.judged(widest).costs[self.file_size]
         rungs = [Rung(fraction=1.0, plan=widest, judgement=self.judged(widest))]
         with self.stage("frontier", total=len(LADDER)) as advance:
             for fraction in LADDER[1:]:
@@ -474,7 +485,7 @@ class Job:
             hold_plan(network, plan) if plan.sparse else network,
             task,
             teacher=self.network,
-            settings=_settings_for(plan),
+            settings=_settings_for(plan, network),
             deadline=self._deadline(),
             **how,
         ).network
@@ -521,10 +532,16 @@ def _key(number: int, tried: Proposal | Attempt) -> str:
     return f"attempt {number} {Proposal(plan=tried.plan, continues=tried.continues).to_json()}"
 
 
-def _settings_for(plan: Plan) -> Settings:
+def _settings_for(plan: Plan, network: Network) -> Settings:
+    """Codes that were found by rate and distortion are held to the bits that they take."""
     if any(decision.activation and decision.activation.bits <= _FEW for decision in plan.layers):
-        return _SETTINGS_FEW_BITS
-    return _SETTINGS if plan.thins else _SETTINGS_UNCUT
+        settings = _SETTINGS_FEW_BITS
+    else:
+        settings = _SETTINGS if plan.thins else _SETTINGS_UNCUT
+    if not any(decision.price for decision in plan.layers):
+        return settings
+    penalty = Penalty(kind="entropy", strength=_CODED, growth=2.0, until=Entropy(network).negligible())
+    return settings.model_copy(update={"penalty": penalty})
 
 
 def _left_of(plan: Plan, network: Network) -> Plan:

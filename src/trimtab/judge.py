@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from pathlib import Path
 
 from trimtab.graph import Network
 from trimtab.lower import Artifact
@@ -19,10 +20,16 @@ from trimtab.measure import (
 )
 from trimtab.plan import Budget, Options, Plan, Target
 from trimtab.search import Judgement
+from trimtab.store import pack
 from trimtab.tasks import Task
 from trimtab.tasks.rows import tensors
 
 _LATENCY_SECONDS = 1.0
+
+
+def stored_beside(artifact: Artifact) -> Path:
+    """Where the entropy-coded file of the same network is."""
+    return artifact.path.with_suffix(".trim")
 
 
 class Judge:
@@ -73,6 +80,8 @@ class Judge:
         if self.budget.limit("latency") is not None:
             foreseen = self.predicted_ms
             costs["latency"] = self.milliseconds(artifact, baseline) if foreseen is None else foreseen(plan)
+        if self.budget.limit("stored_size") is not None:
+            costs["stored_size"] = float(pack(network, stored_beside(artifact)).bytes)
         if self.budget.limit("memory") is not None:
             peak = artifact_peak(artifact, batch=self.target.batch, threads=self.target.threads)
             costs |= {} if peak is None else {"memory": float(peak)}

@@ -349,6 +349,23 @@ def test_the_strength_grows_until_the_penalty_works(lab, tmp_path):
     assert curves(tmp_path / "stays")["penalty/strength"][0][1] == pytest.approx(1e-6)
 
 
+def test_what_is_returned_is_an_epoch_in_which_the_penalty_works(lab):
+    """The metric is best before anything is small; an epoch in which enough is small counts all the same."""
+    settings = Settings(learning_rate=0.03, penalty=Penalty(kind="l1", strength=1.0, growth=1.0, until=0.08))
+    task = lab.with_task(metric=Scripted([9, 8, 7, 6, 5])).task
+    result = recover(lab.network, task, epochs=4, settings=settings)
+    works = PENALTIES.load("l1")(result.network).negligible()
+    assert works >= 0.08
+    assert result.best_metric < 9
+    assert PENALTIES.load("l1")(lab.network).negligible() < 0.08
+
+
+def test_while_no_penalty_works_the_latest_epoch_is_returned(lab):
+    settings = Settings(penalty=Penalty(kind="l1", strength=1e-9, growth=1.0, until=0.999))
+    task = lab.with_task(metric=Scripted([9, 8, 7, 6])).task
+    assert recover(lab.network, task, epochs=3, settings=settings).best_metric == 6
+
+
 # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -11,7 +11,7 @@ from trimtab.graph import capture, remove
 from trimtab.lower import target
 from trimtab.measure import divergence, outputs_of
 from trimtab.plan import GroupDecision, LayerDecision, Plan
-from trimtab.recover import settle
+from trimtab.recover import repair, settle
 from trimtab.recover.batchnorm import reestimate_batchnorm
 from trimtab.recover.reconstruct import trials
 from trimtab.search.filling import filled, filling_error, to_measure
@@ -97,6 +97,40 @@ def test_bits_on_offer_are_those_that_save_something():
     assert narrower({"size"}, RUNTIME) == (Bits(4, 8), Bits(2, 8))
     assert narrower({"size"}, target("executorch")) == ()
     assert {bits.activations for bits in narrower({"bops"}, RUNTIME)} == {8, 4, 3, 2}
+    paid = narrower({"stored_size", "drop"}, target("executorch"))
+    assert {(bits.weights, bits.activations) for bits in paid} == {(8, 8)}
+    assert [bits.price for bits in paid] == sorted(bits.price for bits in paid)
+
+
+def test_codes_that_cost_more_take_fewer_bits_and_lose_more(network, batches):
+    orders = {group.name: tuple(range(group.width)) for group in network.groups}
+    units = units_of(network, RUNTIME, orders, narrower({"stored_size"}, RUNTIME))
+    meter = Meter(network, RUNTIME, units, seen=[torch.randn(128, 3, 8, 8)], adjusting=batches)
+    unit = unit_of(units, "one")
+    whole = [option for option in unit.options if option.kept == unit.width and option.weight is not None]
+    whole.sort(key=lambda option: option.fineness, reverse=True)
+    assert [option.price > 0 for option in whole] == [False, *[True] * (len(whole) - 1)]
+    bits = [meter.stored_bits(unit, option) for option in whole]
+    losses = [meter.loss(unit, option) for option in whole]
+    assert bits == sorted(bits, reverse=True)
+    assert bits[-1] < 2.5 < 6 < bits[0] < 8
+    assert losses[1] < losses[-2] < losses[-1]
+
+
+def test_bits_foreseen_are_those_of_the_codes_that_the_plan_ends_with(network, batches):
+    """The same layer solved by `repair`, in the whole network; the head is solved on what its stem still gives."""
+    orders = {group.name: tuple(range(group.width)) for group in network.groups}
+    units = units_of(network, RUNTIME, orders, narrower({"stored_size"}, RUNTIME))
+    meter = Meter(network, RUNTIME, units, seen=batches[:1], adjusting=batches)
+    unit = unit_of(units, "one")
+    option = next(o for o in unit.options if o.kept == unit.width and o.price == 1.6e-5)
+    decided = {"weight": option.weight, "activation": option.activation, "price": option.price}
+    plan = plan_of(network, layers=(LayerDecision(layer="one", solver="rate_distortion", **decided),))
+    solved = repair(apply(network, plan), network, plan, batches)
+    weight = solved.module.get_parameter("one.weight")
+    codes = solved.module.get_submodule("fake_quantize.one_weight").codes(weight)
+    share = torch.unique(codes, return_counts=True)[1].double() / codes.numel()
+    assert meter.stored_bits(unit, option) == pytest.approx(float(-(share * share.log2()).sum()), rel=0.05)
 
 
 def test_an_integer_kernel_loses_what_the_network_with_this_layer_alone_rounded_loses(network, batches, units, meter):

@@ -42,7 +42,7 @@ def test_a_choice_comes_back_from_its_plan(profile, seed):
 
 
 def test_a_profile_comes_back_from_its_json(profile):
-    timed = profile.model_copy(update={"latency_table": {"a": 0.25}, "overhead_bytes": 12.5})
+    timed = profile.model_copy(update={"latency_table": {"a": 0.25}, "overhead": {"size": 12.5}})
     assert Profile.from_json(timed.to_json(), where="profile.json") == timed
 
 

@@ -22,6 +22,7 @@ from trimtab.commands.shared import (
     Seed,
     Set,
     Size,
+    StoredSize,
     TaskArgument,
     Threads,
     begun,
@@ -54,6 +55,7 @@ def compress_command(
     task: TaskArgument,
     drop: Drop = None,
     size: Size = None,
+    stored_size: StoredSize = None,
     latency: Latency = None,
     macs: Macs = None,
     bops: Bops = None,
@@ -86,7 +88,8 @@ def compress_command(
     from trimtab.report import stages
 
     preset = scenario(profile_for)
-    given = {"drop": drop, "size": size, "latency": latency, "macs": macs, "bops": bops, "memory": memory}
+    given = {"drop": drop, "size": size, "stored_size": stored_size, "latency": latency, "macs": macs, "bops": bops}
+    given["memory"] = memory
     limits = {**preset.limits, **{name: text for name, text in given.items() if text is not None}}
     budgets = budgets_of(**limits)
     loaded, settings, where = begun(task, setting, run)

@@ -31,13 +31,12 @@ def pack_command(
     found = {
         "file": str(packed.path),
         "bytes": packed.bytes,
-        "header": packed.header,
         "quantized": packed.quantized,
         "metric on val before": before,
         "metric on val": after,
     }
     if as_json:
-        print(json.dumps({**found, "tensors": packed.tensors}, indent=2))
+        print(json.dumps({**found, "parts": [part.model_dump() for part in packed.parts]}, indent=2))
     elif not quiet:
         _show(packed)
         typer.echo(f"{packed.path}: {packed.bytes} bytes; metric on val {after:.4f} (unpacked: {before:.4f})")
@@ -65,5 +64,5 @@ def unpack_command(
 
 
 def _show(packed: Any) -> None:
-    rows = [{"tensor": name, "bytes": f"{size:.0f}"} for name, size in packed.tensors.items() if size >= 1]
-    print_rows("payload", ("tensor", "bytes"), [{"tensor": "header", "bytes": packed.header}, *rows])
+    rows = [{"layer": part.layer, "kind": part.kind, "bytes": f"{part.bytes:.0f}"} for part in packed.parts]
+    print_rows("bytes", ("layer", "kind", "bytes"), rows)

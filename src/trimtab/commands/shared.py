@@ -38,6 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 Drop = Annotated[str | None, typer.Option(help="Most that the metric may lose, in its own unit: 0.01.")]
 Size = Annotated[str | None, typer.Option(help="Largest file: 10% of the float file, or 64kB.")]
+StoredSize = Annotated[str | None, typer.Option(help="Largest entropy-coded .trim file: 5% of the float one, or 40kB.")]
 Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of the float network's, or 2ms.")]
 Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
 Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]

@@ -27,6 +27,8 @@ from trimtab.plan.result import Measurement as Measurement
 from trimtab.plan.result import Proof as Proof
 from trimtab.plan.result import Result as Result
 from trimtab.plan.result import Spread as Spread
+from trimtab.plan.result import Stored as Stored
+from trimtab.plan.result import StoredPart as StoredPart
 from trimtab.plan.scenario import SCENARIOS as SCENARIOS
 from trimtab.plan.scenario import Scenario as Scenario
 from trimtab.plan.scenario import scenario as scenario

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from trimtab.errors import ConfigError
 from trimtab.plan.record import Record
 
-Quantity = Literal["drop", "size", "latency", "macs", "bops", "memory"]
+Quantity = Literal["drop", "size", "stored_size", "latency", "macs", "bops", "memory"]
 
 _UNITS: dict[Quantity, dict[str, float]] = {
     "drop": {"": 1.0},
@@ -18,11 +18,12 @@ _UNITS: dict[Quantity, dict[str, float]] = {
     "macs": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9},
     "bops": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9},
 }
-_UNITS["memory"] = _UNITS["size"]
+_UNITS["memory"] = _UNITS["stored_size"] = _UNITS["size"]
 
 _EXAMPLES = {
     "drop": "0.01",
     "size": "10% or 64kB",
+    "stored_size": "5% or 40kB",
     "latency": "0.5x or 2ms",
     "macs": "0.4x or 50M",
     "bops": "1% or 2G",
@@ -36,7 +37,8 @@ _ROUNDING = 1e-9
 class Limit(Record):
     """`quantity` is at most `at_most`: a fraction of the original when `relative`, else in its own unit.
 
-    Units: bytes, milliseconds, MACs and BOPs a sample; a drop is in units of the metric.
+    Units: bytes, milliseconds, MACs and BOPs a sample; a drop is in units of the metric. `size` is of the file that the
+    runtime loads, `stored_size` of the entropy-coded one of `pack`.
     """
 
     quantity: Quantity
@@ -74,6 +76,7 @@ class Budget(Record):
         *,
         drop: float | str | None = None,
         size: str | None = None,
+        stored_size: str | None = None,
         latency: str | None = None,
         macs: float | str | None = None,
         bops: float | str | None = None,
@@ -83,6 +86,7 @@ class Budget(Record):
         given: dict[Quantity, float | str | None] = {
             "drop": drop,
             "size": size,
+            "stored_size": stored_size,
             "latency": latency,
             "macs": macs,
             "bops": bops,

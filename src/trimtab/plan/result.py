@@ -26,6 +26,7 @@ class Measurement(Record):
 
     metric: float | None = None
     file_bytes: int | None = None
+    stored_bytes: int | None = None
     macs: int | None = None
     bops: int | None = None
     zeros: float | None = None
@@ -55,6 +56,23 @@ class Proof(Record):
     identical_rows: float
     training_agreement: float = 1.0
     rows: int
+
+
+class StoredPart(Record):
+    """About how many bytes of an entropy-coded file go where; `layer` is empty for what belongs to none."""
+
+    layer: str
+    kind: Literal["values", "positions", "scales", "biases", "other", "header"]
+    bytes: float
+
+
+class Stored(Record):
+    """The entropy-coded file of the network, and the metric (on the test split) of what is unpacked from it."""
+
+    path: str
+    bytes: int
+    metric: float
+    parts: tuple[StoredPart, ...]
 
 
 class Drop(Record):
@@ -100,6 +118,7 @@ class Result(Record):
     plan: Plan
     proof: Proof
     artifact: str
+    stored: Stored | None = None
     seconds: dict[str, float]
     hotspots: Hotspots | None = None
     frontier: tuple[FrontierPoint, ...] = ()

@@ -34,10 +34,12 @@ class Progress(Record):
     """How far training has come. `setbacks` counts losses that were not finite; each halved the learning rate.
 
     `best_metric` is None until there is a network that may be delivered; `stale` counts the epochs since it improved.
+    `works`: whether the penalty did, in that network.
     """
 
     epochs_done: int = 0
     best_metric: float | None = None
+    works: bool = True
     stale: int = 0
     setbacks: int = 0
     history: tuple[Entry, ...] = ()

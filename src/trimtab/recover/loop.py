@@ -51,8 +51,9 @@ def recover(
     """Train a copy of `network` on `task.train` for `epochs` and return the copy as it was when best on `task.val`.
 
     Fake-quantization inside the network trains with it. What `prepare` gave becomes sparse on its schedule meanwhile
-    and is finalized at the end; before the schedule has ended no epoch counts as best. `teacher` is a Network or any
-    module with the same outputs. With distillation=1 the targets of `task.train` may be None.
+    and is finalized at the end; before the schedule has ended no epoch counts as best. With a penalty those epochs
+    count in which it works; while none has, the latest does. `teacher` is a Network or any module with the same
+    outputs. With distillation=1 the targets of `task.train` may be None.
     The result depends on network, task, teacher, epochs, seed and settings alone: with a `checkpoint` (a file,
     replaced after every epoch) a killed run that is started again ends with the same bytes. `events` is a folder for
     TensorBoard. `on_step(done, total, text)` is called after every batch. Past `deadline` (`time.monotonic()`)
@@ -171,14 +172,16 @@ class _Recovery:
         """The state after an epoch; of equal metrics the later counts as best, for it was trained longer."""
         before, metric, parts = state.progress, entry.metric, taken(self.trainer)
         assert metric is not None
-        prepared = self.trainer.prepared
+        prepared, pressure = self.trainer.prepared, self.trainer.pressure
+        works = pressure is None or pressure.works
         if prepared is not None and not prepared.finished:
             note = f"at {prepared.level:.0%} of its sparsity, so not to be delivered yet"
             entry = entry.model_copy(update={"note": f"{entry.note}; {note}" if entry.note else note})
             best = better = False
+        elif before.best_metric is None or not (works and before.works):
+            best = better = before.best_metric is None or works or not before.works
         else:
-            best = before.best_metric is None or not self._better(before.best_metric, metric)
-            better = before.best_metric is None or self._better(metric, before.best_metric)
+            best, better = not self._better(before.best_metric, metric), self._better(metric, before.best_metric)
         kept = {name: state.part(name) for name in ("best", "best_pruner")}
         if best:
             kept = {"best": copied_tensors(self.trainer.judged.state_dict()), "best_pruner": parts.get("pruner", {})}
@@ -186,6 +189,7 @@ class _Recovery:
             progress=Progress(
                 epochs_done=epochs_done,
                 best_metric=metric if best else before.best_metric,
+                works=works if best else before.works,
                 stale=0 if better or before.best_metric is None else before.stale + 1,
                 setbacks=before.setbacks,
                 history=(*before.history, entry),

@@ -29,6 +29,11 @@ class Pressure:
         """The factor as it is now."""
         return self._strength.value
 
+    @property
+    def works(self) -> bool:
+        """Whether as much is negligible as was asked for."""
+        return self._strength.works
+
     def epoch_done(self) -> None:
         """Grow, where the penalty does not work yet."""
         self._strength.epoch_done()

@@ -56,6 +56,8 @@ def render_report(result: Result, details: ReportDetails) -> str:
         times=why.time_rows(result.hotspots) if result.hotspots else (),
         hottest=why.layer_rows(result.hotspots) if result.hotspots else (),
         ran_on=why.why_conditions(result.hotspots) if result.hotspots else "",
+        stored=summary.stored_rows(result.stored) if result.stored else (),
+        stored_kinds=summary.STORED_KINDS,
         stages=stages,
         total=result.seconds.get("total", sum(spent for _, spent in stages)),
         widest=max((layer.width_before for layer in details.layers), default=1),

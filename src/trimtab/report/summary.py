@@ -1,19 +1,28 @@
 """What a Result says, as rows of text and fractions: the same for the terminal and for the page."""
 
 from dataclasses import dataclass
+from typing import get_args
 
-from trimtab.plan import Limit, Measurement, Result
+from trimtab.plan import Limit, Measurement, Result, Stored, StoredPart
 from trimtab.report import numbers
 
 NAMES = {
     "drop": "drop of the metric",
     "size": "file size",
+    "stored_size": "entropy-coded file",
     "latency": "latency",
     "macs": "MACs",
     "bops": "BOPs",
     "memory": "peak memory",
 }
-_FIELDS = {"size": "file_bytes", "latency": "latency_ms", "macs": "macs", "bops": "bops", "memory": "peak_bytes"}
+_FIELDS = {
+    "size": "file_bytes",
+    "stored_size": "stored_bytes",
+    "latency": "latency_ms",
+    "macs": "macs",
+    "bops": "bops",
+    "memory": "peak_bytes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,7 @@ def text_of(quantity: str, value: float) -> str:
     match quantity:
         case "drop":
             return f"{value:.4f}".replace("-", "−")
-        case "size" | "memory":
+        case "size" | "stored_size" | "memory":
             return numbers.size(value)
         case "latency":
             return numbers.milliseconds(value)
@@ -140,6 +149,34 @@ def _zeros_row(before: float, after: float) -> QuantityRow:
         change="–",
         left=None,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRow:
+    """A layer of the entropy-coded file: its bytes by kind, in the order of `STORED_KINDS`."""
+
+    layer: str
+    kinds: tuple[float, ...]
+
+    @property
+    def bytes(self) -> float:
+        """In all."""
+        return sum(self.kinds)
+
+
+STORED_KINDS = get_args(StoredPart.model_fields["kind"].annotation)
+
+
+def stored_rows(stored: Stored) -> tuple[StoredRow, ...]:
+    """One row a layer; what belongs to none comes last."""
+    found: dict[str, dict[str, float]] = {}
+    for part in stored.parts:
+        of = found.setdefault(part.layer, {})
+        of[part.kind] = of.get(part.kind, 0.0) + part.bytes
+    rows = [
+        StoredRow(layer=layer, kinds=tuple(of.get(kind, 0.0) for kind in STORED_KINDS)) for layer, of in found.items()
+    ]
+    return tuple(sorted(rows, key=lambda row: not row.layer))
 
 
 def factor(before: float, after: float) -> str:

@@ -65,6 +65,6 @@ def nearest(budget: Budget, baseline: Mapping[str, float], judged: Iterable[Judg
 
 def amount(quantity: str, value: float) -> str:
     """A cost with its unit."""
-    if quantity in {"size", "memory"}:
+    if quantity in {"size", "stored_size", "memory"}:
         return f"{value:.0f} bytes"
     return f"{value:.4g} ms" if quantity == "latency" else f"{value:.4g}"

@@ -51,7 +51,7 @@ def parts(unit: Unit) -> list[Parts]:
     found = {option: Parts(option.loss, 0.0, 0.0) for option in unit.options if option.weight is None}
     for kept in dict.fromkeys(option.kept for option in unit.options):
         stored = [option for option in unit.options if option.kept == kept and option.weight is not None]
-        found |= _by_bits(sorted(stored, key=lambda option: -sum(option.bits)))
+        found |= _by_bits(sorted(stored, key=lambda option: option.fineness, reverse=True))
     return [found[option] for option in unit.options]
 
 

@@ -11,6 +11,7 @@ from trimtab.search.space import LayerShape, Option, Terms, Unit, bits_of, evalu
 
 _BYTES_A_CHANNEL = 8  # a float32 scale and a float32 bias
 _BYTES_A_FLOAT_CHANNEL = 4  # the bias
+_STORED_BYTES_A_CHANNEL = 3  # both, at the precision that `pack` keeps
 
 MOST_COMBINED_UNITS = 3
 """A layer between more units than these is not timed at every combination of their widths."""
@@ -35,12 +36,18 @@ class Costs:
         return cost
 
     def size(self) -> Cost:
-        """Bytes of weights, scales and biases; what else is in a file is added by the profile as `overhead_bytes`."""
+        """Bytes of weights, scales and biases; what else is in a file is added by the profile as `overhead`."""
+        return self._bytes(lambda option: bits_of(option.weight), _BYTES_A_CHANNEL)
+
+    def stored_size(self) -> Cost:
+        """About how many of these bytes are left in an entropy-coded file."""
+        return self._bytes(lambda option: option.stored_bits, _STORED_BYTES_A_CHANNEL)
+
+    def _bytes(self, bits: Callable[[Option], float], a_channel: int) -> Cost:
         cost = Cost()
         for layer in self.layers:
-            bits = self._of_owner(layer, lambda option: bits_of(option.weight) / 8)
-            self._add_terms(cost, layer, layer.weights, bits)
-            channels = self._of_owner(layer, lambda o: _BYTES_A_CHANNEL if o.weight else _BYTES_A_FLOAT_CHANNEL)
+            self._add_terms(cost, layer, layer.weights, self._of_owner(layer, lambda option: bits(option) / 8))
+            channels = self._of_owner(layer, lambda o: a_channel if o.weight else _BYTES_A_FLOAT_CHANNEL)
             self._add_terms(cost, layer, layer.outputs, channels)
         return cost
 

@@ -9,11 +9,13 @@ import torch
 from trimtab.graph import Network, remove
 from trimtab.measure import divergence, outputs_of
 from trimtab.plan import LayerDecision, Scheme, Target
-from trimtab.quant import insert_fake_quantization
+from trimtab.quant import WeightFakeQuantize, insert_fake_quantization
+from trimtab.quant.grids.kernels import grid_of
 from trimtab.recover.batchnorm import reestimate_batchnorm
 from trimtab.recover.settle import settle
 from trimtab.search.repairs import Repairs, State, find_repairs
-from trimtab.search.space import Option, Unit
+from trimtab.search.space import Option, Storage, Unit
+from trimtab.solve import coded_bits
 from trimtab.tasks.rows import lay_out
 from trimtab.tasks.switches import evaluating
 from trimtab.tasks.task import Inputs
@@ -39,7 +41,7 @@ class Meter:
         self.seen, self.adjusting = lay_out(seen, torch.channels_last), lay_out(adjusting, torch.channels_last)
         with evaluating(network):
             self.reference = outputs_of(network, self.seen)
-        self._variant: tuple[tuple[str, Scheme | None, Scheme | None], Network] | None = None
+        self._variant: tuple[tuple[str, Storage], Network] | None = None
         self._units = units
 
     def loss(self, unit: Unit, option: Option) -> float:
@@ -53,9 +55,22 @@ class Meter:
             _mask(self.network, variant, unit, unit.order[option.kept :])
             return divergence(outputs_of(variant, self.seen), self.reference)
 
+    def stored_bits(self, unit: Unit, option: Option) -> float:
+        """What an entropy coder spends on a weight of the unit's layers, each tensor at its own frequencies."""
+        assert option.weight is not None
+        bits, number = 0.0, 0
+        for name in unit.layers:
+            weight = self.network.module.get_parameter(self.network.layer(name).weight)
+            known = self._repairs.bits.get((name, option.weight, option.price)) if option.solved else None
+            if known is None:
+                rounding = WeightFakeQuantize(grid_of(option.weight), weight, option.weight.granularity, where=name)
+                known = coded_bits(rounding.codes(weight))
+            bits, number = bits + known, number + weight.numel()
+        return bits / number
+
     @cached_property
     def _repairs(self) -> Repairs:
-        return find_repairs(self.network, self.adjusting, self._units, _narrow_schemes(self._units))
+        return find_repairs(self.network, self.adjusting, self._units, _to_solve(self._units))
 
     def _removed(self, branch: str) -> float:
         """Without a branch."""
@@ -65,17 +80,17 @@ class Meter:
 
     def _stored(self, unit: Unit, option: Option) -> Network:
         """The network with only this unit's layers stored as the option says; the last one is kept."""
-        key = (unit.name, option.weight, option.activation)
+        key = (unit.name, option.storage)
         if self._variant is None or self._variant[0] != key:
             variant = self.network.clone()
             if option.weight is not None:
-                weight = None if option.narrow else option.weight
+                weight = None if option.solved else option.weight
                 decisions = {
                     name: LayerDecision(layer=name, weight=weight, activation=option.activation) for name in unit.layers
                 }
                 insert_fake_quantization(variant.module, decisions, self.target)
-                for name in unit.layers if option.narrow else ():
-                    codes = self._repairs.codes.get((name, option.weight), {})
+                for name in unit.layers if option.solved else ():
+                    codes = self._repairs.codes.get((name, option.weight, option.price), {})
                     variant.module.load_state_dict(codes, strict=False)
                 variant = settle(variant, self.adjusting, structure_changed=False)
             variant.eval()
@@ -83,13 +98,13 @@ class Meter:
         return self._variant[1]
 
 
-def _narrow_schemes(units: Sequence[Unit]) -> dict[str, list[Scheme]]:
-    """By layer the schemes of fewer bits that are on offer for its weight."""
-    found: dict[str, dict[Scheme, None]] = {}
+def _to_solve(units: Sequence[Unit]) -> dict[str, list[tuple[Scheme, float]]]:
+    """By layer the schemes and prices on offer for its weight that the layer solver is asked for."""
+    found: dict[str, list[tuple[Scheme, float]]] = {}
     for unit in units:
-        schemes = dict.fromkeys(o.weight for o in unit.options if o.weight is not None and o.narrow)
-        found |= {name: schemes for name in unit.layers if schemes}
-    return {name: list(schemes) for name, schemes in found.items()}
+        wanted = dict.fromkeys((o.weight, o.price) for o in unit.options if o.weight is not None and o.solved)
+        found |= {name: list(wanted) for name in unit.layers if wanted}
+    return found
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from trimtab.plan import Budget, Limit, Order, Plan
 from trimtab.search.plan_search import choice_of, plan_of, predicted, search
 from trimtab.search.profile import COST_QUANTITIES, Profile
-from trimtab.search.space import Option, Unit
+from trimtab.search.space import FLOAT_BITS, Option, Unit
 
 _SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Of what the first stage alone can cost at most: what it leaves."""
@@ -79,13 +79,17 @@ def _whole(unit: Unit) -> tuple[Option, ...]:
 
 def _for_kernels(unit: Unit) -> tuple[Option, ...]:
     """Stored as the kernels want it, which costs next to nothing: what is removed is decided as if in float."""
-    bits = max((option.bits for option in unit.options if option.weight is not None), default=None)
-    return tuple(option for option in unit.options if bits is None or option.bits == bits)
+    stored = [option for option in unit.options if option.weight is not None]
+    if not stored:
+        return unit.options
+    finest = max(stored, key=lambda option: option.fineness).storage
+    return tuple(option for option in unit.options if option.storage == finest)
 
 
 def _floating(unit: Unit) -> tuple[Option, ...]:
     """In float, with the losses of integer kernels where float was not measured."""
-    return tuple(option.model_copy(update={"weight": None, "activation": None}) for option in _for_kernels(unit))
+    floating = {"weight": None, "activation": None, "price": 0.0, "stored_bits": FLOAT_BITS}
+    return tuple(option.model_copy(update=floating) for option in _for_kernels(unit))
 
 
 def _same_width(unit: Unit, taken: Option) -> tuple[Option, ...]:
@@ -93,9 +97,9 @@ def _same_width(unit: Unit, taken: Option) -> tuple[Option, ...]:
 
 
 def _same_storage(unit: Unit, taken: Option) -> tuple[Option, ...]:
-    return tuple(option for option in unit.options if option.bits == taken.bits)
+    return tuple(option for option in unit.options if option.storage == taken.storage)
 
 
 def _widest(unit: Unit) -> int:
     """The option of most channels and most bits."""
-    return max(range(len(unit.options)), key=lambda i: (unit.options[i].kept, sum(unit.options[i].bits)))
+    return max(range(len(unit.options)), key=lambda i: (unit.options[i].kept, unit.options[i].fineness))

@@ -8,7 +8,7 @@ from trimtab.quant.ranges import suited_to
 from trimtab.search.allocate import Cost, allocate
 from trimtab.search.costs import Costs
 from trimtab.search.profile import COST_QUANTITIES, Profile
-from trimtab.search.space import Option, Unit, evaluate_terms, solver_for
+from trimtab.search.space import Option, Storage, Unit, evaluate_terms, solver_of
 
 
 def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | None = None) -> Plan | None:
@@ -33,17 +33,18 @@ def search(profile: Profile, budget: Budget, *, tighten: Mapping[str, float] | N
 def widest_plan(profile: Profile) -> Plan:
     """Nothing removed, everything stored as the target's integer kernels want it."""
 
-    def width(option: Option) -> tuple[int, int, int]:
-        bits = [scheme.bits for scheme in (option.weight, option.activation) if scheme is not None]
-        return option.kept, len(bits), sum(bits)
+    def width(option: Option) -> tuple[int, bool, tuple[int, float]]:
+        return option.kept, option.weight is not None, option.fineness
 
     return plan_of(profile, [unit.options.index(max(unit.options, key=width)) for unit in profile.units])
 
 
 def anchored(profile: Profile, plan: Plan, measured: Mapping[str, float]) -> Profile:
-    """The profile with predictions of the size set right on one artifact that was really written."""
-    missing = measured["size"] - predicted(profile, plan)["size"]
-    return profile.model_copy(update={"overhead_bytes": profile.overhead_bytes + missing})
+    """The profile with predictions of sizes set right on one artifact that was really written."""
+    foreseen = predicted(profile, plan)
+    missing = {name: measured[name] - foreseen[name] for name in ("size", "stored_size") if name in measured}
+    overhead = {name: profile.overhead.get(name, 0.0) + more for name, more in missing.items()}
+    return profile.model_copy(update={"overhead": {**profile.overhead, **overhead}})
 
 
 def least(profile: Profile, quantity: str, under: Sequence[Limit] = ()) -> float | None:
@@ -63,9 +64,11 @@ def predicted(profile: Profile, plan: Plan) -> dict[str, float]:
 def all_costs(profile: Profile) -> dict[str, Cost]:
     """Loss and every profiled quantity as costs over the options, in absolute units."""
     costs = Costs(profile.units, profile.layers)
-    size = costs.size()
-    size.constant += profile.overhead_bytes
-    found = {"loss": costs.loss(), "size": size, "macs": costs.macs(), "bops": costs.bops()}
+    found = {"loss": costs.loss(), "size": costs.size(), "macs": costs.macs(), "bops": costs.bops()}
+    if "stored_size" in profile.baseline:
+        found["stored_size"] = costs.stored_size()
+    for quantity, more in profile.overhead.items():
+        found[quantity].constant += more
     if profile.latency_table:
         fit = profile.latency_fit
         found["latency"] = Cost(constant=fit.constant)
@@ -128,7 +131,8 @@ def _stored(layer: str, option: Option, inputs: int) -> LayerDecision:
         weight=option.weight,
         activation=option.activation,
         ranges=suited_to(option.activation.bits) if option.activation else "minmax",
-        solver=solver_for(inputs) if option.narrow else "nearest",
+        solver=solver_of(option.price, inputs) if option.solved else "nearest",
+        price=option.price,
     )
 
 
@@ -136,10 +140,11 @@ def option_of(unit: Unit, plan: Plan) -> Option:
     """What a plan decides about a unit, on offer or not. Its loss is not known."""
     kept = {decision.group: len(decision.kept) for decision in plan.groups}
     removed = {decision.branch for decision in plan.branches if decision.removed}
-    stored = {decision.layer: (decision.weight, decision.activation) for decision in plan.layers}
-    weight, activation = stored.get(unit.layers[0], (None, None)) if unit.layers else (None, None)
+    stored = {decision.layer: decision for decision in plan.layers}
+    decision = stored.get(unit.layers[0]) if unit.layers else None
+    storage = Storage(None, None) if decision is None else Storage(decision.weight, decision.activation, decision.price)
     width = kept.get(unit.group or "", 0 if unit.branch in removed else unit.width)
-    return Option(kept=width, weight=weight, activation=activation)
+    return Option(kept=width, **storage._asdict())
 
 
 def choice_of(profile: Profile, plan: Plan) -> list[int]:
@@ -148,10 +153,11 @@ def choice_of(profile: Profile, plan: Plan) -> list[int]:
     choice = []
     for unit in profile.units:
         wanted = option_of(unit, plan)
-        offered = [option.model_copy(update={"loss": 0.0}) for option in unit.options]
-        if wanted not in offered and unit.branch not in removed and not removed.intersection(unit.within):
+        offered = [(option.kept, option.storage) for option in unit.options]
+        taken = wanted.kept, wanted.storage
+        if taken not in offered and unit.branch not in removed and not removed.intersection(unit.within):
             raise ConfigError(
                 f"unit {unit.name!r}: width {wanted.kept} with {wanted.weight} is not an option of this profile"
             )
-        choice.append(offered.index(wanted) if wanted in offered else 0)
+        choice.append(offered.index(taken) if taken in offered else 0)
     return choice

@@ -17,7 +17,7 @@ from trimtab.recover.seeding import seeded
 from trimtab.search.filling import filled, filling_error, to_measure
 from trimtab.search.latency_table import needed_times, time_layers
 from trimtab.search.meter import Meter
-from trimtab.search.space import LayerShape, Option, Unit, narrower, shapes_of, units_of
+from trimtab.search.space import FLOAT_BITS, LayerShape, Option, Storage, Unit, narrower, shapes_of, units_of
 from trimtab.stats import collect
 from trimtab.tasks.task import Inputs, Task
 
@@ -26,7 +26,7 @@ PROFILE_ROWS, _LEAST_ROWS, _PROFILE_MACS = 256, 32, 10**11
 and between them so many that a measurement takes as many MACs as the third.
 """
 
-COST_QUANTITIES = ("size", "latency", "macs", "bops")
+COST_QUANTITIES = ("size", "stored_size", "latency", "macs", "bops")
 """What the search can predict. Drop and memory are measured on the result."""
 
 RANKING_ROWS = 1024
@@ -52,10 +52,10 @@ class LatencyFit(Record):
 class Profile(Record):
     """Everything that the search needs, as data. Latency is that of `batch` rows at a time on so many `threads`.
 
-    `baseline` holds the float network's size (bytes), latency (ms), macs and bops. `overhead_bytes` is what an artifact
-    holds besides weights, scales and biases. `latency_table` has ms by kernel, where latency is of interest, and
-    `latency_fit` makes of them the time of a network. `filling_error` is the median relative error of losses that were
-    not measured.
+    `baseline` holds the float network's size (bytes), latency (ms), macs and bops, and its stored size where that is of
+    interest. `overhead` is what files hold besides weights, scales and biases, by quantity. `latency_table` has ms by
+    kernel, where latency is of interest, and `latency_fit` makes of them the time of a network. `filling_error` is the
+    median relative error of losses that were not measured.
     """
 
     fingerprint: str
@@ -65,7 +65,7 @@ class Profile(Record):
     units: tuple[Unit, ...]
     layers: tuple[LayerShape, ...]
     baseline: dict[str, float]
-    overhead_bytes: float = 0.0
+    overhead: dict[str, float] = Field(default_factory=dict)
     latency_table: dict[str, float] = Field(default_factory=dict)
     latency_fit: LatencyFit = LatencyFit()
     batch: int = 1
@@ -119,7 +119,7 @@ def measure_losses(
 
     Where an integer kernel loses next to nothing, float options are neither measured nor offered: they would only win
     by noise, and leave a conversion on either side. Of pairs of fewer channels and fewer bits one a unit is measured,
-    the others are filled in (`filled`).
+    the others are filled in (`filled`). What codes take in an entropy-coded file is that of all channels.
     """
     rows = profile_rows(network)
     meter = Meter(
@@ -132,14 +132,30 @@ def measure_losses(
     measured = []
     for number, unit in enumerate(units):
         losses: dict[Option, float] = {}
+        bits: dict[Storage, float] = {}
+        coded = any(option.price for option in unit.options)
         for option in to_measure(unit, number):
             widest_integer = next((value for o, value in losses.items() if o.weight is not None), None)
             if option.weight is not None or widest_integer is None or widest_integer > NEGLIGIBLE_LOSS:
-                key = f"loss/{unit.name}/{option.kept}/{option.bits[0]}x{option.bits[1]}"
-                losses[option] = float(memo(key, partial(meter.loss, unit, option)))
+                losses[option] = float(memo(f"loss/{_key(unit, option)}", partial(meter.loss, unit, option)))
+                if coded and option.weight is not None and option.kept == unit.width:
+                    compute = partial(meter.stored_bits, unit, option)
+                    bits[option.storage] = float(memo(f"bits/{_key(unit, option)}", compute))
             advance()
-        measured.append(filled(unit, losses))
+        measured.append(_with_bits(filled(unit, losses), bits))
     return measured
+
+
+def _with_bits(unit: Unit, bits: Mapping[Storage, float]) -> Unit:
+    options = (
+        option.model_copy(update={"stored_bits": bits.get(option.storage, FLOAT_BITS)}) for option in unit.options
+    )
+    return unit.model_copy(update={"options": tuple(options)})
+
+
+def _key(unit: Unit, option: Option) -> str:
+    paid = f"/{option.price:g}" if option.price else ""
+    return f"{unit.name}/{option.kept}/{option.bits[0]}x{option.bits[1]}{paid}"
 
 
 def profile_rows(network: Network) -> int:

@@ -12,8 +12,8 @@ from trimtab.quant import WeightFakeQuantize
 from trimtab.quant.grids.kernels import grid_of
 from trimtab.recover.layerwise import Problem, damping_for, solve_weight
 from trimtab.recover.reconstruct import Trial, trials
-from trimtab.search.space import Unit, solver_for
-from trimtab.solve import least_squares, pulled
+from trimtab.search.space import Unit, solver_of
+from trimtab.solve import coded_bits, least_squares, pulled
 from trimtab.tasks.task import Inputs
 
 State = dict[str, Tensor]
@@ -24,9 +24,12 @@ _DAMPING = 1e-2
 
 @dataclass(frozen=True)
 class Repairs:
-    """`codes`: of a layer whose weight has so few bits; `readers`: of a unit that keeps so many channels."""
+    """`codes`: of a layer whose weight is stored so, at a price, and their `bits` in an entropy-coded file; `readers`:
+    of a unit that keeps so many channels.
+    """
 
-    codes: dict[tuple[str, Scheme], State] = field(default_factory=dict)
+    codes: dict[tuple[str, Scheme, float], State] = field(default_factory=dict)
+    bits: dict[tuple[str, Scheme, float], float] = field(default_factory=dict)
     readers: dict[tuple[str, int], State] = field(default_factory=dict)
 
 
@@ -34,9 +37,9 @@ def find_repairs(
     network: Network,
     batches: Sequence[Inputs],
     units: Sequence[Unit],
-    narrow: Mapping[str, Sequence[Scheme]],
+    wanted: Mapping[str, Sequence[tuple[Scheme, float]]],
 ) -> Repairs:
-    """One pass over the layers: each is solved for every scheme that `narrow` names for it, and every loss of inputs.
+    """One pass over the layers: each is solved for the schemes and prices `wanted` of it, and every loss of inputs.
 
     A layer that reads a group makes up for the channels that a unit drops by least squares on the others.
     """
@@ -44,9 +47,8 @@ def find_repairs(
     reads = _readers(network, units)
     for trial in trials(network, batches):
         name = trial.problem.name
-        found.codes.update(
-            {(name, s): trial.changed(w) for s, w in _rounded(network, trial.problem, narrow.get(name, ()))}
-        )
+        for how, weight, bits in _rounded(network, trial.problem, wanted.get(name, ())):
+            found.codes[name, *how], found.bits[name, *how] = trial.changed(weight), bits
         near = pulled(trial.problem.moments, trial.problem.weight, _DAMPING)
         for unit, member in reads.get(network.layer(name).weight, ()):
             for kept in sorted({option.kept for option in unit.options if option.kept < unit.width}):
@@ -57,15 +59,19 @@ def find_repairs(
     return found
 
 
-def _rounded(network: Network, problem: Problem, schemes: Sequence[Scheme]) -> Iterator[tuple[Scheme, Tensor]]:
-    """The weight [groups, m, n] on the grid of each scheme, by the layer solver, all with the first one's damping."""
+def _rounded(
+    network: Network, problem: Problem, wanted: Sequence[tuple[Scheme, float]]
+) -> Iterator[tuple[tuple[Scheme, float], Tensor, float]]:
+    """The weight [groups, m, n] on each grid, and its bits; by the layer solver, all with the first one's damping."""
     damping = None
-    for scheme in schemes:
+    for scheme, price in wanted:
         parameter = network.module.get_parameter(network.layer(problem.name).weight)
         rounding = WeightFakeQuantize(grid_of(scheme), parameter, scheme.granularity, where=problem.name)
         given = replace(problem, rounding=rounding)
         damping = damping_for(given) if damping is None else damping
-        yield scheme, solve_weight(given, solver_for(problem.weight.shape[2]), damping).used
+        solver = solver_of(price, problem.weight.shape[2])
+        solved = solve_weight(given, solver, damping, price)
+        yield (scheme, price), solved.used, coded_bits(rounding.codes(solved.weight.reshape(problem.shape)))
 
 
 def _readers(network: Network, units: Sequence[Unit]) -> Mapping[str, list[tuple[Unit, ParamDim]]]:

@@ -18,6 +18,8 @@ from trimtab.plan.plan import Solver
 _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 
 FLOAT_BITS, KERNEL_BITS = 32, 8
+_PRICES = (1e-7, 1e-6, 4e-6, 1.6e-5, 6.4e-5)
+"""Of a bit in an entropy-coded file: from as good as 8 bits to about one a weight."""
 
 Terms = tuple[tuple[int, tuple[str, ...]], ...]
 """A polynomial in the widths of groups: sum of coefficient · product of the widths of the named groups."""
@@ -26,13 +28,22 @@ Terms = tuple[tuple[int, tuple[str, ...]], ...]
 class Option(Record):
     """One choice for a unit: how many channels are kept, and how the layers it owns are stored (None: in float).
 
-    `loss` is what this choice alone does to the network's outputs: mean squared difference over variance.
+    With a `price` codes are found by rate and distortion, for an entropy-coded file; `stored_bits` is about what one
+    spends on a weight. `loss` is what this choice alone does to the network's outputs: mean squared difference over
+    variance.
     """
 
     kept: int
     weight: Scheme | None
     activation: Scheme | None
+    price: float = 0.0
+    stored_bits: float = FLOAT_BITS
     loss: float = 0.0
+
+    @property
+    def storage(self) -> "Storage":
+        """How layers are stored."""
+        return Storage(self.weight, self.activation, self.price)
 
     @property
     def bits(self) -> tuple[int, int]:
@@ -40,17 +51,32 @@ class Option(Record):
         return bits_of(self.weight), bits_of(self.activation)
 
     @property
-    def narrow(self) -> bool:
-        """Whether weights have fewer bits than kernels read, so that the nearest codes are not good enough."""
-        return self.weight is not None and self.weight.bits < KERNEL_BITS
+    def fineness(self) -> tuple[int, float]:
+        """Orders ways to store: by bits, then by what they may cost in an entropy-coded file."""
+        return sum(self.bits), -self.price
+
+    @property
+    def solved(self) -> bool:
+        """Whether the nearest codes are not good enough: of fewer bits than kernels read, or paid for by the bit."""
+        return self.weight is not None and (self.weight.bits < KERNEL_BITS or self.price > 0)
+
+
+class Storage(NamedTuple):
+    """How weights and activations are stored, and the price of a bit where codes are found by rate and distortion."""
+
+    weight: Scheme | None
+    activation: Scheme | None
+    price: float = 0.0
 
 
 WIDE = 1024
 """Inputs of a layer beyond which coordinate descent takes minutes."""
 
 
-def solver_for(inputs: int) -> Solver:
-    """What finds the codes of few bits of a layer with so many inputs."""
+def solver_of(price: float, inputs: int) -> Solver:
+    """What finds the codes of a layer with so many inputs, where the nearest are not good enough."""
+    if price:
+        return "rate_distortion"
     return "joint" if inputs <= WIDE else "gptq"
 
 
@@ -99,25 +125,33 @@ class LayerShape(Record):
 
 
 class Bits(NamedTuple):
-    """Of weights, and of what is multiplied with them; `grid`: the weights', None for the kernels' own."""
+    """Of weights, and of what is multiplied with them; `grid`: the weights', None for the kernels' own.
+
+    `price`: of a bit in an entropy-coded file, as in a `LayerDecision`.
+    """
 
     weights: int
     activations: int
     grid: str | None = None
+    price: float = 0.0
 
 
 def narrower(quantities: Collection[str], target: Target) -> tuple[Bits, ...]:
     """Bits besides those of the kernels that save something where these quantities are limited.
 
     Files store weights in few bits, BOPs count both sides. For these, weights of 2 bits have four levels: a symmetric
-    grid has three, and is what fits into 2 bits of a file whatever the signs.
+    grid has three, and is what fits into 2 bits of a file whatever the signs. Entropy-coded files gain by codes that
+    are found for them; the bits of their grid only bound them.
     """
+    found: list[Bits] = []
+    if "stored_size" in quantities:
+        found += [Bits(8, 8, price=price) for price in _PRICES]
     if "bops" in quantities:
         four = [Bits(2, activations, "affine") for activations in (3, 2)]
-        return Bits(4, 8), Bits(4, 4), Bits(3, 4), Bits(3, 3), *four
-    if {"size", "drop"}.intersection(quantities):
-        return tuple(Bits(bits, 8) for bits in target.stored_bits if 1 < bits < 8)
-    return ()
+        found += [Bits(4, 8), Bits(4, 4), Bits(3, 4), Bits(3, 3), *four]
+    elif "size" in quantities or ("drop" in quantities and not found):
+        found += [Bits(bits, 8) for bits in target.stored_bits if 1 < bits < 8]
+    return tuple(found)
 
 
 def units_of(
@@ -156,7 +190,7 @@ def units_of(
         units.append(Unit(name=f"{layer.name} (storage)", layers=(layer.name,), within=within, options=options))
     for branch in network.branches:
         outside = tuple(other.name for other in network.branches if branch.name in other.inside)
-        options = _options((1, 0), [(None, None)])
+        options = _options((1, 0), [Storage(None, None)])
         units.append(Unit(name=branch.name, branch=branch.name, within=outside, options=options))
     return units
 
@@ -278,19 +312,19 @@ def _times(a: Terms, b: Terms) -> Terms:
     return tuple((c, n) for n, c in collected.items())
 
 
-def _schemes(layer: Layer | None, target: Target, bits: Sequence[Bits]) -> list[tuple[Scheme | None, Scheme | None]]:
+def _schemes(layer: Layer | None, target: Target, bits: Sequence[Bits]) -> list[Storage]:
     """Ways to store a layer: in float; as the target's kernels want it; and in fewer bits that they execute."""
-    found: list[tuple[Scheme | None, Scheme | None]] = [(None, None)]
+    found = [Storage(None, None)]
     if layer is not None and layer.operator in target.schemes_by_operator:
         weight, activation = target.schemes_by_operator[layer.operator]
-        found.append((weight, activation))
+        found.append(Storage(weight, activation))
         for fewer in bits:
             grid = fewer.grid or weight.grid
             narrow = weight.model_copy(update={"bits": fewer.weights, "grid": grid})
-            found.append((narrow, activation.model_copy(update={"bits": fewer.activations})))
+            found.append(Storage(narrow, activation.model_copy(update={"bits": fewer.activations}), fewer.price))
     return found
 
 
-def _options(widths: Iterable[int], schemes: Sequence[tuple[Scheme | None, Scheme | None]]) -> tuple[Option, ...]:
+def _options(widths: Iterable[int], storages: Sequence[Storage]) -> tuple[Option, ...]:
     """All pairs of a width and a way to store."""
-    return tuple(Option(kept=w, weight=s, activation=a) for w in widths for s, a in schemes)
+    return tuple(Option(kept=width, **storage._asdict()) for width in widths for storage in storages)

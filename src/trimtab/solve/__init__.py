@@ -20,6 +20,7 @@ from trimtab.solve.obs import surgery as surgery
 from trimtab.solve.patches import patches as patches
 from trimtab.solve.pieces import Pieces as Pieces
 from trimtab.solve.pieces import pieces_of as pieces_of
+from trimtab.solve.rate import coded_bits as coded_bits
 from trimtab.solve.rate import compensated_curvature as compensated_curvature
 from trimtab.solve.rate import magnitude_bits as magnitude_bits
 from trimtab.solve.swap import swap as swap

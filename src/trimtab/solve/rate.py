@@ -18,6 +18,12 @@ def magnitude_bits(integers: Tensor, high: int) -> Tensor:
     return torch.log2(total / counts).cummax(0).values
 
 
+def coded_bits(integers: Tensor) -> float:
+    """Bits of all integers for a coder that knows how often each occurs: n times their entropy."""
+    counts = torch.unique(integers, return_counts=True)[1].double()
+    return float((counts * torch.log2(integers.numel() / counts)).sum())
+
+
 def compensated_curvature(gram: Tensor) -> Tensor:
     """By how much mean ‖y − Wx‖² grows with the squared error of an entry whose later columns make up for it.
 

@@ -19,14 +19,20 @@ _MOST_BITS = 16
 
 
 class Encoder:
-    """Writes; whatever it is told, a `Decoder` that is asked the same in the same order gives back."""
+    """Writes; whatever it is told, a `Decoder` that is asked the same in the same order gives back.
+
+    `bits` were written so far, `flag_bits` of them for flags.
+    """
 
     def __init__(self) -> None:
         self._coder = _CODERS.RangeEncoder()
+        self.flag_bits = 0
 
     def flags(self, values: NDArray[np.bool_], chances: NDArray[np.float64]) -> NDArray[np.bool_]:
         """True where the chance of it is `chances`, strictly between 0 and 1."""
+        before = self.bits
         self._coder.encode(values.astype(np.int32), _FLAGS, np.ascontiguousarray(chances))
+        self.flag_bits += self.bits - before
         return values
 
     def symbols(self, values: Integers, counts: Integers, number: int) -> Integers:

@@ -43,6 +43,15 @@ def named(it: Description) -> Stored:
     return _renamed(it.header, names)
 
 
+def roles(it: Description) -> dict[str, tuple[str, str]]:
+    """By the name of a tensor: the layer that reads it, or the node that quantizes by it, and what it is there."""
+    found: dict[str, tuple[str, str]] = {}
+    for node in it.header.nodes:
+        for read, leaf in _read_by(node, it):
+            found.setdefault(read.target, (it.layers.get(node.name, node.name), leaf))
+    return found
+
+
 def _renamed(header: Stored, names: Mapping[str, str]) -> Stored:
     def of(name: str | None) -> str | None:
         return None if name is None else names.get(name, name)

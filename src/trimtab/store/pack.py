@@ -2,10 +2,11 @@
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch.fx import GraphModule, Node
 
@@ -16,6 +17,7 @@ from trimtab.graph.analysis import attribute
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.storage.save import describe, rebuild
 from trimtab.graph.storage.stored import limited_json
+from trimtab.plan import StoredPart
 from trimtab.quant import fold, is_folded
 from trimtab.quant.ops import DEQUANTIZE, QUANTIZE
 from trimtab.run import atomic_write
@@ -23,25 +25,30 @@ from trimtab.store import payload
 from trimtab.store.container import MAGIC, Parts, join, split
 from trimtab.store.floats import DTYPES, rounded
 from trimtab.store.header import Description, compact, deflate, expand, inflate
-from trimtab.store.naming import named, numbered
+from trimtab.store.naming import named, numbered, roles
 from trimtab.tasks.switches import quiet
 from trimtab.tasks.task import evaluating
 
 PRECISION = 8
 """Bits of the mantissa of scales and biases: each moves by at most 0.2 %."""
 
+Kind = Literal["values", "positions", "scales", "biases", "other"]
+_KINDS: dict[str, Kind] = {"codes": "values", "weight": "values", "scale": "scales", "zero": "scales", "bias": "biases"}
 _REMEDY = "give a file of `trimtab pack`"
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A file that was written, and where its bytes went: of `header`, and of each tensor (to about 4 bytes)."""
+    """A file that was written, and where its bytes went (to about 4 of them a part)."""
 
     path: Path
     bytes: int
-    header: int
-    tensors: dict[str, float]
+    parts: tuple[StoredPart, ...]
     quantized: bool
+
+    def of(self, kind: str) -> float:
+        """Bytes of one kind."""
+        return sum(part.bytes for part in self.parts if part.kind == kind)
 
 
 def pack(network: Network, path: str | Path, *, precision: int = PRECISION) -> Packed:
@@ -61,7 +68,7 @@ def pack(network: Network, path: str | Path, *, precision: int = PRECISION) -> P
         _round(network.module, precision)
     layers = {node.name: str(node.meta["layer"]) for node in network.module.graph.nodes if "layer" in node.meta}
     header, numbers = describe(network)
-    description, names = Description(header, layers), dict[str, str]()
+    description = Description(header, layers)
     if quantized:
         description, names = numbered(description)
         numbers |= {new: numbers[old] for new, old in names.items() if old in numbers}
@@ -69,8 +76,19 @@ def pack(network: Network, path: str | Path, *, precision: int = PRECISION) -> P
     coded, sizes = payload.write(description.header, numbers, _mark(text))
     parts = Parts(deflate(text), coded)
     atomic_write(Path(path), join(parts))
-    tensors = {names.get(name, name): size for name, size in sizes.items()}
-    return Packed(Path(path), len(join(parts)), len(parts.header), tensors, quantized)
+    return Packed(Path(path), len(join(parts)), tuple(_parts(description, parts, sizes)), quantized)
+
+
+def _parts(it: Description, parts: Parts, sizes: Mapping[str, payload.Taken]) -> Iterator[StoredPart]:
+    """Where the bytes went, by layer and kind."""
+    yield StoredPart(layer="", kind="header", bytes=len(join(parts)) - len(parts.payload))
+    found: dict[tuple[str, Kind], float] = {}
+    read_by = roles(it)
+    for name, taken in sizes.items():
+        layer, leaf = read_by.get(name, ("", ""))
+        for kind, size in ((_KINDS.get(leaf, "other"), taken.values), ("positions", taken.positions)):
+            found[layer, kind] = found.get((layer, kind), 0.0) + size
+    yield from (StoredPart(layer=layer, kind=kind, bytes=size) for (layer, kind), size in found.items() if size)
 
 
 def load(path: str | Path) -> Network:

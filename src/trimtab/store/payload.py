@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,17 +20,25 @@ _FREE, _A_BYTE = 2**20, 2**12
 """A file may hold so many numbers, and so many more for each byte of its payload: nobody waits for a lie."""
 
 
-def write(header: Stored, numbers: Mapping[str, Tensor], mark: int) -> tuple[bytes, dict[str, float]]:
-    """The payload, and about how many bytes of it each tensor takes. `mark`, below 2^16, is asked for when it is read.
+class Taken(NamedTuple):
+    """Bytes of a payload, to about 4: of `values`, and of flags that say where they are not zero."""
+
+    values: float
+    positions: float
+
+
+def write(header: Stored, numbers: Mapping[str, Tensor], mark: int) -> tuple[bytes, dict[str, Taken]]:
+    """The payload, and what each tensor takes of it. `mark`, below 2^16, is asked for when it is read.
 
     Raises: ConfigError.
     """
     encoder, sizes = Encoder(), {}
     encoder.numbers(np.array([mark]), _MARK_BITS, 1)
     for name, entry in _entries(header):
-        before = encoder.bits
+        bits, flag_bits = encoder.bits, encoder.flag_bits
         _code(encoder, numbers[name].detach().cpu(), entry, name)
-        sizes[name] = (encoder.bits - before) / 8
+        positions = encoder.flag_bits - flag_bits
+        sizes[name] = Taken((encoder.bits - bits - positions) / 8, positions / 8)
     payload = encoder.finish()
     _check_amount(header, payload)
     return payload, sizes

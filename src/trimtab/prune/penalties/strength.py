@@ -20,9 +20,14 @@ class Strength:
         self.value = settings.strength
 
     def epoch_done(self) -> None:
-        """Grow, unless the share `until` is negligible."""
-        if self._term.negligible() < self._settings.until:
+        """Grow, unless the penalty works."""
+        if not self.works:
             self.value *= self._settings.growth
+
+    @property
+    def works(self) -> bool:
+        """Whether the share `until` is negligible."""
+        return self._term.negligible() >= self._settings.until
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to go on."""

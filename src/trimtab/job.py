@@ -71,7 +71,7 @@ from trimtab.tasks.rows import batches_in
 FROM_PYTHON = "python: "
 """Marks, in a run's header, a task that a program gave: no subcommand can load it again."""
 
-SHARED = ("baseline", "orders", "latency table", "loss/", "judged ", "timed ", "profiled")
+SHARED = ("baseline", "orders", "latency table", "loss/", "bits/", "judged ", "timed ", "profiled")
 """What a run remembers that holds whatever its limits are."""
 
 ARTIFACT, FLOAT_ARTIFACT, CANDIDATE, PROFILE = "model", "float", "candidate", "profile.json"

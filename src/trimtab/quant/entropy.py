@@ -14,11 +14,11 @@ from trimtab.solve import magnitude_bits
 class Entropy:
     """Bits of all weights: −log₂ of the share of a code in its tensor, between codes in proportion to the distance.
 
-    So the gradient of a weight is what the next code costs more or less, divided by the step; that of the scale is what
-    all of its weights save as it grows. Shares are those of the magnitudes as they are at each call, each counted once
-    more than it occurs and halved for the sign; they are not differentiated. A code further from zero never counts as
-    cheaper: else weights would gather at whatever code happens to be frequent. Over the weights that are rounded to
-    integers on both sides of zero, evenly spaced.
+    The gradient of a weight is what zero would save, over its distance from zero. It is not the slope of the bits,
+    which is next to nothing between the codes that are rare: a weight there would never leave. Shares are those of the
+    magnitudes as they are at each call, each counted once more than it occurs and halved for the sign; they are not
+    differentiated. A code further from zero never counts as cheaper: else weights would gather at whatever code happens
+    to be frequent. Over the weights that are rounded to integers on both sides of zero, evenly spaced.
     Negligible: one less the bits a weight over the bits of the grid.
     Source: in the spirit of Oktay et al. 2020, "Scalable Model Compression by Entropy Penalized Reparameterization",
     eq. 4, with counted shares in place of a learned density.
@@ -55,8 +55,11 @@ class Entropy:
 def _bits(rounding: WeightFakeQuantize, weight: Tensor) -> Tensor:
     """Bits of all weights of one tensor."""
     high = rounding.grid.high
-    positions = (rounding.rows(weight).abs() / rounding.step().reshape(-1, 1)).clamp(max=high)
-    cost = magnitude_bits(positions.detach().round(), high).to(positions)
-    below = positions.detach().floor().clamp(max=high - 1).long()
-    share = positions - below
-    return (cost[below] * (1 - share) + cost[below + 1] * share).sum()
+    positions = rounding.rows(weight).abs() / rounding.step().reshape(-1, 1)
+    known = positions.detach().clamp(max=high)
+    cost = magnitude_bits(known.round(), high).to(positions)
+    below = known.floor().clamp(max=high - 1).long()
+    share = known - below
+    beyond = (cost[below] * (1 - share) + cost[below + 1] * share) - cost[0]
+    way = positions / positions.detach().clamp(min=torch.finfo(positions.dtype).tiny)
+    return cost[0] * positions.numel() + (beyond * way).sum()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trimtab.graph.analysis import analyse
+from trimtab.graph.analysis import analyse, attribute
 from trimtab.graph.axes import Axis, leaves, resolve
 from trimtab.graph.depth.branches import Branch
 from trimtab.graph.depth.removal import without
@@ -30,9 +30,11 @@ def shrink(network: Network) -> Network:
     """A new network without units and branches that change no output: equal outputs, up to rounding.
 
     What only they read becomes dead in turn, and goes too. A group keeps the fewest units that it may have, and a
-    number that is a multiple of what it must be; dead units that stay for that are zero.
+    number that is a multiple of what it must be; dead units that stay for that are zero. Weights that are rounded to
+    zero are zero.
     """
     current = network.clone()
+    _clear_rounded(current)
     while True:
         units, branches = dead_units(current), idle_branches(current)
         cleared = _clear(current, units)
@@ -41,6 +43,20 @@ def shrink(network: Network) -> Network:
             return current
         current = cut(current, kept) if kept else current
         current = without(current, branches) if branches else current
+
+
+@torch.no_grad()
+def _clear_rounded(network: Network) -> None:
+    """Parameters that a module rounds become zero where they are rounded to it, unless others were rounded anew."""
+    for node in network.module.graph.nodes:
+        read = node.all_input_nodes
+        if node.op != "call_module" or len(read) != 1 or read[0].op != "get_attr":
+            continue
+        parameter, rounding = attribute(network.module, str(read[0].target)), network.module.get_submodule(node.target)
+        rounded = rounding(parameter)
+        cleared = parameter.masked_fill(rounded == 0, 0.0)
+        if torch.equal(rounding(cleared), rounded):
+            parameter.copy_(cleared)
 
 
 def dead(network: Network) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -60,8 +60,7 @@ def reference(rounding: WeightFakeQuantize, weight: Tensor, above: Tensor) -> tu
     grid, members = rounding.grid, integers_of(rounding)
     scale = float(rounding.step().detach()[0])
     limits = grid.low - float(rounding.zero_point[0]), grid.high - float(rounding.zero_point[0])
-    if grid.uniform:
-        limits = limits[0] - 0.5, limits[1] + 0.5
+    limits = (limits[0] - 0.5, limits[1] + 0.5) if grid.uniform else (1.000001 * limits[0], 1.000001 * limits[1])
     to_weight, to_scale = [], 0.0
     for value, factor in zip(weight.tolist(), above.tolist(), strict=True):
         position = value / scale
@@ -75,6 +74,7 @@ def reference(rounding: WeightFakeQuantize, weight: Tensor, above: Tensor) -> tu
 @pytest.mark.parametrize(("name", "bits"), SOME)
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), shrink=st.sampled_from([0.4, 1.0, 1.7]))
+@example(seed=1681, shrink=1.0)  # for codebook-4: the largest weight over the scale is the last integer, to rounding
 def test_gradients_are_those_of_lsq(name: str, bits: int, seed: int, shrink: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight, above = (torch.randn(1, 24, generator=generator) for _ in range(2))

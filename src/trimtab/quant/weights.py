@@ -14,6 +14,9 @@ from trimtab.quant.rounding import round_to_grid
 
 Granularity = tuple[int, int] | str
 
+_END = 1 + 1e-6
+"""Where a grid ends for gradients: the weight that its scale comes from is inside, however the quotient is rounded."""
+
 
 class WeightFakeQuantize(nn.Module):
     """Rounds a weight, seen as rows that share a scale: an output channel, a group of inputs of one, or all of it.
@@ -114,7 +117,7 @@ def _straight_through(rounding: WeightFakeQuantize, rows: Tensor) -> Tensor:
     codes = grid.encode(rows.detach(), fit)
     integers = grid.integers(codes, fit)
     positions = rows.detach() / scale
-    outside = (positions < grid.low) | (positions > grid.high)
+    outside = (positions < _END * grid.low) | (positions > _END * grid.high)
     slope = torch.where(outside, integers, integers - positions)
     passing = rows.masked_fill(outside, 0) if grid.saturates else rows
     path = passing + rounding.step().flatten()[:, None] * slope * rounding._damping(rows)

@@ -64,5 +64,8 @@ def unpack_command(
 
 
 def _show(packed: Any) -> None:
-    rows = [{"layer": part.layer, "kind": part.kind, "bytes": f"{part.bytes:.0f}"} for part in packed.parts]
+    rows = [
+        {"layer": part.layer or "(of no layer)", "kind": part.kind, "bytes": f"{part.bytes:.0f}"}
+        for part in packed.parts
+    ]
     print_rows("bytes", ("layer", "kind", "bytes"), rows)

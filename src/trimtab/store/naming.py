@@ -44,7 +44,7 @@ def named(it: Description) -> Stored:
 
 
 def roles(it: Description) -> dict[str, tuple[str, str]]:
-    """By the name of a tensor: the layer that reads it (empty: activations are quantized by it), and what it is there."""
+    """By the name of a tensor: the layer that reads it (empty: it quantizes activations), and what it is there."""
     found: dict[str, tuple[str, str]] = {}
     for node in it.header.nodes:
         for read, leaf in _read_by(node, it):

@@ -5,12 +5,13 @@ from typing import Any, get_args
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+import torch
 
 import trimtab as tt
 from harness import Claim
 from jointly.trained_tasks import load
 from trimtab.plan import Budget, Options, Order
+from trimtab.solve import coded_bits
 
 PROTOCOL = """\
 Orders: the smallest file within a drop (LeNet-5 on MNIST 0.2 points, ResNet-20 on CIFAR-10 0.5), as `compress --drop`
@@ -69,9 +70,5 @@ def _size(result: tt.Result) -> float:
 def _entropy(artifact: Path) -> float:
     """Bits of all weights' codes, each tensor coded at its own order-0 entropy."""
     tensors = (onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(artifact).graph.initializer)
-    return sum(_bits(codes.astype(np.int16)) for codes in tensors if codes.ndim > 1 and codes.dtype.itemsize == 1)
-
-
-def _bits(codes: NDArray[np.int16]) -> float:
-    counts = np.unique(codes, return_counts=True)[1]
-    return float(-(counts * np.log2(counts / codes.size)).sum())
+    codes = (tensor.astype(np.int16) for tensor in tensors if tensor.ndim > 1 and tensor.dtype.itemsize == 1)
+    return sum(coded_bits(torch.from_numpy(each)) for each in codes)

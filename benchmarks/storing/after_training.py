@@ -124,8 +124,10 @@ def _nncodec(network: tt.Network, path: Path, qps: Iterable[int]) -> Iterable[tu
     np.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
     for qp in qps:
         after = path.with_name("coded.npz")
-        command = [str(NNCODEC), str(Path(__file__).with_name("with_nncodec.py")), str(path), str(after), str(qp)]
-        ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, check=True)
+        command = [str(NNCODEC), str(Path(__file__).with_name("with_nncodec.py")), path.name, after.name, str(qp)]
+        ran = subprocess.run(  # it leaves files of its own where it runs
+            command, stdout=subprocess.PIPE, stderr=sys.stderr, text=True, check=True, cwd=path.parent
+        )
         with np.load(after) as arrays:
             for name, tensor in tensors.items():
                 tensor.copy_(torch.from_numpy(arrays[name]))

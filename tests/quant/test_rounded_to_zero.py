@@ -40,3 +40,25 @@ def test_where_the_scale_is_found_from_the_weights_nothing_is_cleared():
     network = in_codes(perceptron(unread=4), Scheme(grid="binary", bits=1, granularity=PER_TENSOR))
     x = torch.randn(50, 12)
     torch.testing.assert_close(tt.shrink(network)(x), network(x), rtol=1e-6, atol=1e-6)
+
+
+class Tied(nn.Module):
+    """A weight that one layer reads rounded, and the output as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(12, 10), nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x))) + self.second.weight.sum()
+
+
+def test_what_somebody_reads_unrounded_stays():
+    model = Tied()
+    with torch.no_grad():
+        model.second.weight[:, 6:] *= 1e-4
+    network = in_codes(model, Scheme(grid="symmetric", bits=4, granularity=PER_TENSOR))
+    x = torch.randn(50, 12)
+    small = tt.shrink(network)
+    assert torch.equal(small.module.get_parameter("second.weight"), network.module.get_parameter("second.weight"))
+    torch.testing.assert_close(small(x), network(x))

@@ -6,6 +6,7 @@ finds that, told which slices of the parameters are zero.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,12 +48,20 @@ def shrink(network: Network) -> Network:
 
 @torch.no_grad()
 def _clear_rounded(network: Network) -> None:
-    """Parameters that a module rounds become zero where they are rounded to it, unless others were rounded anew."""
-    for node in network.module.graph.nodes:
+    """Parameters that one module rounds, and nobody else reads, become zero where they are rounded to it.
+
+    Unless others were then rounded otherwise, because the scale depends on all of them.
+    """
+    module = network.module
+    reads = [node for node in module.graph.nodes if node.op == "get_attr"]
+    readers = Counter(id(attribute(module, str(read.target))) for read in reads for _ in read.users)
+    for node in module.graph.nodes:
         read = node.all_input_nodes
         if node.op != "call_module" or len(read) != 1 or read[0].op != "get_attr":
             continue
-        parameter, rounding = attribute(network.module, str(read[0].target)), network.module.get_submodule(node.target)
+        parameter, rounding = attribute(module, str(read[0].target)), module.get_submodule(node.target)
+        if readers[id(parameter)] > 1:
+            continue
         rounded = rounding(parameter)
         cleared = parameter.masked_fill(rounded == 0, 0.0)
         if torch.equal(rounding(cleared), rounded):

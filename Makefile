@@ -11,7 +11,7 @@ export ZOO := $(abspath .venv/zoo)
 export TRIMTAB_DATA ?= $(abspath ../shared/data)
 export TRIMTAB_WEIGHTS ?= $(abspath ../shared/weights)
 
-.PHONY: demo test zoo bench clean
+.PHONY: demo test zoo bench nncodec clean
 
 demo: $(SETUP)-demo
 	$(BIN)/trimtab compress digits --drop 0.01 --size 10%
@@ -34,6 +34,18 @@ bench: $(SETUP)-dev $(SETUP)-zoo
 	mkdir -p benchmarks/results
 	status=0; for claim in int8_baseline sparsity quantize; do \
 		$(BIN)/python benchmarks/$$claim.py --json benchmarks/results/$$claim.json || status=1; done; exit $$status
+
+# NNCodec, which `benchmarks/storage.py` compares with, in an environment of its own: it wants an older NumPy. Its wheel
+# asks for a torchvision that would bring another torch.
+nncodec: .venv/nncodec/.setup
+
+.venv/nncodec/.setup:
+	$(PYTHON) -m venv .venv/nncodec
+	.venv/nncodec/bin/pip install --quiet "numpy<2" torch==2.13.0 pybind11 setuptools wheel pandas scikit-learn tqdm h5py \
+		"opencv-python-headless<4.12" ptflops torchmetrics pillow click
+	.venv/nncodec/bin/pip install --quiet --no-deps torchvision
+	.venv/nncodec/bin/pip install --quiet --no-deps --no-build-isolation nncodec==2.1.3
+	touch $@
 
 clean:
 	rm -rf .venv runs

@@ -2,7 +2,7 @@
 
 The whole takes hours on two cores. `--part NAME` runs one part, in a process of its own; every part is kept in
 `runs/storage` when it is done, and takes its place among the others in `--json`. Without `--part` what is not there yet
-is run, and everything is written to `--json`. Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS.
+is run, and everything is written to `--json`. Needs TRIMTAB_DATA and TRIMTAB_WEIGHTS, and `make nncodec`.
 """
 
 from functools import partial

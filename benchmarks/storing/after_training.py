@@ -33,7 +33,7 @@ PRICES = (1e-8, 3e-8, 1e-7, 3e-7, 1e-6, 2e-6, 4e-6, 8e-6)
 QPS = tuple(range(-40, -9, 2))
 PRECISION, IMAGES, BATCH, LOSS = 6, 1024, 128, 1.0
 GOAL = 20.0
-NNCODEC = Path(__file__).parents[2] / ".venv" / "nncodec" / "bin" / "python"
+NNCODEC = (Path(__file__).parents[2] / ".venv" / "nncodec" / "bin" / "python").absolute()
 
 
 def _resnet(depth: str) -> tt.Task:

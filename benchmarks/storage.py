@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from parts import Part, main
-from storing import after_training, files
+from storing import after_training, deep_compression, files
 
 WORK = Path("runs/storage")
 
@@ -24,6 +24,12 @@ def parts(quick: bool) -> dict[str, Part]:
             f"after-training-{name}": partial(after_training.run, name, folder=folder, **few)
             for name in after_training.NETWORKS
         },
+        **{
+            f"deep-compression-{name}": partial(
+                deep_compression.run, name, folder=folder, **({"epochs": (1, 1)} if quick else {})
+            )
+            for name in deep_compression.CASES
+        },
         "speed": partial(files.run_speed, folder=folder, **({"side": 512} if quick else {})),
         "memory": partial(files.run_memory, folder=folder, **({"side": 1024} if quick else {})),
         "header": partial(files.run_header, folder=folder),
@@ -32,4 +38,4 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (after_training, files), parts)
+    main(__doc__ or "", WORK, (after_training, deep_compression, files), parts)

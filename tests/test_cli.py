@@ -193,7 +193,7 @@ def test_latency_may_come_from_where_the_network_will_run(call, refuses, finishe
 
     for module, name in (("judge", "latencies"), ("conclude", "latencies"), ("conclude", "hotspots")):
         monkeypatch.setattr(import_module(f"trimtab.{module}"), name, forbidden)
-    monkeypatch.setattr(import_module("trimtab.job"), "time_layers", forbidden)
+    monkeypatch.setattr(import_module("trimtab.search.profile"), "time_layers", forbidden)
     command = ("compress", finished[0], "--latency", "40ms", "--no-recover")
     code, out, err = call(*command, "--latency-table", table, "--run", here, "--json")
     assert code == 0, err

@@ -207,7 +207,6 @@ def _unmeasured_profile(job):
     with pytest.MonkeyPatch.context() as patched:
         module = import_module("trimtab.search.profile")
         patched.setattr(module, "measure_losses", lambda network, task, target, units, **_: units)
-        patched.setattr(module, "time_layers", lambda needed, target, advance: dict.fromkeys(needed, 1.0))
         return build_profile(
             job.network, job.task, job.target, baseline={}, progress=Stages(quiet=True), criterion="magnitude"
         )

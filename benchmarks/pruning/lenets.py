@@ -1,9 +1,11 @@
 """Single weights of the MNIST LeNets: how few are left at a given error."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import trimtab as tt
@@ -29,6 +31,21 @@ GOALS: dict[str, tuple[Callable[[], nn.Module], float, float, float, int, int]] 
     "LeNet-5": (LeNet5, 110.0, 0.9, 1 - 1 / 100, 5, 15),
 }
 SEEDS = (0, 1, 2)
+
+
+def trained(name: str, *, seed: int, folder: Path) -> tuple[tt.Network, tt.Task]:
+    """A dense LeNet of so many epochs, and its task; its weights are kept in `folder`."""
+    make, _, _, _, epochs, _ = GOALS[name]
+    torch.manual_seed(seed)
+    digits = task(make())
+    path = folder / f"dense-{name}-{seed}.safetensors"
+    if not path.exists():
+        network = tt.capture(digits.model, next(iter(digits.val))[0])
+        dense = tt.recover(network, digits, epochs=epochs, seed=seed, settings=DENSE).network
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: value.contiguous() for name, value in dense.state_dict().items()}, path)
+    digits.model.load_state_dict(load_file(path))
+    return tt.capture(digits.model, next(iter(digits.val))[0]), digits
 
 
 def run(name: str, seed: int, *, epochs: int | None = None, show: Any = None) -> dict[str, Any]:

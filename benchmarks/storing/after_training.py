@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 import trimtab as tt
 from harness import Claim
 from jointly.trained_tasks import EXAMPLE
-from pruning.digits import LeNet5, LeNet300, task
-from pruning.lenets import DENSE
+from pruning.lenets import trained
 from trimtab.graph.analysis import attribute
 from trimtab.measure import evaluate
 from trimtab.plan import PER_CHANNEL, LayerDecision, Plan, Scheme
@@ -40,26 +38,17 @@ def _resnet(depth: str) -> tt.Task:
     return load_task(str(EXAMPLE), {"depth": depth, "batch": str(BATCH)})
 
 
-def _lenet(make: Callable[[], nn.Module], epochs: int) -> tt.Task:
-    torch.manual_seed(0)
-    found = task(make())
-    network = tt.capture(found.model, next(iter(found.val))[0])
-    trained = tt.recover(network, found, epochs=epochs, seed=0, settings=DENSE).network
-    found.model.load_state_dict(trained.state_dict())
-    return found
-
-
-NETWORKS: dict[str, Callable[[], tt.Task]] = {
-    "ResNet-20": lambda: _resnet("20"),
-    "ResNet-56": lambda: _resnet("56"),
-    "LeNet-5": lambda: _lenet(LeNet5, 5),
-    "LeNet-300-100": lambda: _lenet(LeNet300, 20),
+NETWORKS: dict[str, Callable[[Path], tt.Task]] = {
+    "ResNet-20": lambda _: _resnet("20"),
+    "ResNet-56": lambda _: _resnet("56"),
+    "LeNet-5": lambda folder: trained("LeNet-5", seed=0, folder=folder)[1],
+    "LeNet-300-100": lambda folder: trained("LeNet-300-100", seed=0, folder=folder)[1],
 }
 
 
 def run(name: str, *, folder: Path, prices: Iterable[float] = PRICES, qps: Iterable[int] = QPS) -> list[dict[str, Any]]:
     """A row for each file of each coder."""
-    given = NETWORKS[name]()
+    given = NETWORKS[name](folder)
     network = tt.capture(given.model, next(iter(given.train))[0])
     original = 100 * evaluate(network, given.test, given.metric).value
     same = {"after training": name, "original, test %": original}

@@ -56,13 +56,12 @@ from trimtab.search import (
     stats_for,
     timed_elsewhere,
     widest_plan,
+    with_kernel_times,
     with_latency_of,
 )
-from trimtab.search.latency_table import needed_times, time_layers
 from trimtab.search.profile import first_batches, profile_rows
 from trimtab.search.pruning.scoring import scorer
 from trimtab.search.sampling import SAMPLERS
-from trimtab.search.space import units_of
 from trimtab.search.strategy import LADDER
 from trimtab.stats import Stats
 from trimtab.tasks import Inputs, Task, load_task, split_test, validate
@@ -285,7 +284,7 @@ class Job:
                     self.task,
                     self.target,
                     baseline=baseline,
-                    limited={limit.quantity for limit in self.budget.limits} - {"latency"},
+                    limited={limit.quantity for limit in self.budget.limits},
                     progress=self.progress,
                     seed=self.seed,
                     criterion=self.options.criterion,
@@ -311,12 +310,8 @@ class Job:
         """Times of all kernels, in float too, and the model of whole networks: another machine's, or timed here."""
         if self.elsewhere is not None:
             return with_latency_of(profile, self.elsewhere)
-        orders = {unit.group: unit.order for unit in profile.units if unit.group is not None}
-        needed = needed_times(units_of(self.network, self.target, orders), profile.layers)
-        with self.progress.stage("kernels", total=len(needed)) as advance:
-            table = self.run.remember("latency table", lambda: time_layers(needed, self.target, advance))
-        baseline = {**profile.baseline, "latency": self.float_ms}
-        profile = profile.model_copy(update={"latency_table": table, "baseline": baseline})
+        profile = with_kernel_times(profile, self.network, self.target, progress=self.progress, memo=self.run.remember)
+        profile = profile.model_copy(update={"baseline": {**profile.baseline, "latency": self.float_ms}})
         return fitted(profile, self.timed(random_plans(profile, WHOLE_NETWORKS, seed=self.seed)))
 
     @cached_property

@@ -16,7 +16,7 @@ from trimtab.graph import capture
 from trimtab.lower import onnxruntime
 from trimtab.measure.metric import evaluate
 from trimtab.plan import LayerDecision, Plan
-from trimtab.recover import Settings, epoch, loop, recover, settle
+from trimtab.recover import Settings, clock, epoch, recover, settle
 from trimtab.tasks.task import Task
 
 
@@ -131,14 +131,11 @@ def test_a_loader_without_a_length_is_counted(lab):
 
 
 @pytest.mark.parametrize(
-    ("deadline", "finished", "trained"), [(0, 0, 0), (5, 0, 4), (11, 1, 10), (16, 1, 14), (99, 2, 20)]
+    ("deadline", "finished", "trained"), [(0, 0, 0), (6, 0, 3), (13, 1, 10), (20, 1, 15), (999, 2, 20)]
 )
 def test_the_deadline_stops_at_the_end_of_a_batch(lab, monkeypatch, tmp_path, deadline, finished, trained):
-    """The clock is looked at once an epoch and once a batch, and each time a second has passed."""
-    clock = count()
-    fake = SimpleNamespace(monotonic=lambda: next(clock))
-    monkeypatch.setattr(epoch, "time", fake)
-    monkeypatch.setattr(loop, "time", fake)
+    """The clock is looked at at first, three times an epoch and once a batch, and each time a second has passed."""
+    ticking(monkeypatch)
     steps, path = [], tmp_path / "c.safetensors"
     result = recover(
         lab.damaged, lab.task, epochs=2, deadline=deadline, checkpoint=path, on_step=lambda done, *_: steps.append(done)
@@ -150,7 +147,37 @@ def test_the_deadline_stops_at_the_end_of_a_batch(lab, monkeypatch, tmp_path, de
     assert result.best_metric == max(entry.metric for entry in result.history)
     monkeypatch.undo()
     onward = recover(lab.damaged, lab.task, epochs=2, checkpoint=path)
-    assert onward.history == recover(lab.damaged, lab.task, epochs=2).history
+    assert onward.epochs_done == 2
+    if not finished or deadline == 999:  # an epoch in a hurry is another one
+        assert onward.history == recover(lab.damaged, lab.task, epochs=2).history
+
+
+def ticking(monkeypatch):
+    """A clock that is a second further each time that it is looked at."""
+    seconds = count()
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+
+
+def test_a_schedule_that_does_not_fit_into_the_time_ends_with_it(lab, monkeypatch):
+    rates, pace = [], epoch.set_pace
+
+    def seen(optimizer, rate, momentum, *, ranges_frozen):
+        rates.append((rate, ranges_frozen))
+        pace(optimizer, rate, momentum, ranges_frozen=ranges_frozen)
+
+    monkeypatch.setattr(epoch, "set_pace", seen)
+    ticking(monkeypatch)
+    came = []
+    result = recover(lab.damaged, lab.task, epochs=50, deadline=60, on_step=lambda done, *_: came.append(done))
+    assert 3 <= result.epochs_done <= 5
+    peak = max(rate for rate, _ in rates)
+    assert rates[-1][0] < 0.01 * peak
+    assert rates[-1][1]
+    assert [entry.learning_rate for entry in result.history[2:]] == sorted(
+        (entry.learning_rate for entry in result.history[2:]), reverse=True
+    )
+    assert came == sorted(came)
+    assert came[-1] > 0.95 * 50 * 10
 
 
 def test_a_transformer_recovers(lab):

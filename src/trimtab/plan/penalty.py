@@ -11,7 +11,8 @@ class Penalty(Record):
     """`strength` · penalty is added to the loss; after every epoch it is multiplied by `growth` until it works.
 
     It works when the share `until` of what the penalty acts on (weights, units) is negligible: that far the strength
-    grows, then it stays. `kind` is a name of the registry of penalties.
+    grows. Where a tenth less is left than may be, it falls again by the same factor. `kind` is a name of the registry
+    of penalties.
     """
 
     kind: str

@@ -60,7 +60,7 @@ class Crew:
         """Whether there is such a file, for all processes."""
         return path.exists()
 
-    def agreed(self, value: bool) -> bool:
+    def agreed(self, value: float) -> float:
         """What the first process says, for what they could see differently, such as the clock."""
         return value
 
@@ -124,14 +124,14 @@ class _Processes(Crew):
 
     def sees(self, path: Path) -> bool:
         """As process 0 sees it. Raises: RunError in a process that does not see the file."""
-        exists = self.agreed(path.exists())
+        exists = bool(self.agreed(path.exists()))
         if exists and not path.exists():
             raise RunError(f"{path}: process 0 has it, process {self.rank} not; put it where all processes see it")
         return exists
 
-    def agreed(self, value: bool) -> bool:
+    def agreed(self, value: float) -> float:
         """What process 0 says."""
-        return bool(self._everyone([float(value)])[0])
+        return float(self._everyone([value])[0])
 
     def batches(self, loader: Loader) -> Iterator[tuple[Inputs, Any]]:
         """Between batches random numbers are this process's own: dropout differs, what the loader draws does not."""

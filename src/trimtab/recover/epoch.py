@@ -1,7 +1,6 @@
 """One epoch of training: the inner loop, and nothing that outlives it."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
@@ -15,6 +14,7 @@ from trimtab.errors import ConfigError, NumericsError
 from trimtab.graph import Network
 from trimtab.prepare import Prepared
 from trimtab.recover.average import Average
+from trimtab.recover.clock import Clock
 from trimtab.recover.distill import distillation_loss
 from trimtab.recover.distributed import Crew
 from trimtab.recover.imitation import Imitator
@@ -158,13 +158,16 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """Where an epoch (from 0) lies in the whole: `steps` are batches an epoch, `text` is shown with progress."""
+    """Where an epoch (from 0) lies in the whole: `steps` are batches an epoch, `text` is shown with progress.
+
+    The schedule is where the epochs are, or, where they are late, where the `clock` says that it should be.
+    """
 
     epoch: int
     epochs: int
     steps: int
     rate_factor: float
-    deadline: float | None
+    clock: Clock
     on_step: OnStep | None
     text: str
 
@@ -179,12 +182,13 @@ def train_epoch(trainer: Trainer, loader: Loader, pace: Pace) -> float:
     updates = updates_in(pace.steps, settings)
     trainer.forget_gradients()
     for inputs, target in trainer.crew.batches(loader):
-        if pace.deadline is not None and trainer.crew.agreed(time.monotonic() >= pace.deadline):
+        share = pace.clock.due((done + count) / total)
+        if share is None:
             raise DeadlinePassed
-        step = pace.epoch * updates + count // settings.accumulate
+        step = max(pace.epoch * updates + count // settings.accumulate, share * pace.epochs * updates)
         rate = pace.rate_factor * rate_at(step, pace.epochs * updates, settings)
         momentum = momentum_at(step, pace.epochs * updates, settings)
-        trainer.set_mode((done + count) / total)
+        trainer.set_mode(max((done + count) / total, share))
         due = (count + 1) % settings.accumulate == 0 or count + 1 == pace.steps
         try:
             summed += trainer.step(inputs, target, rate, momentum, due)
@@ -194,7 +198,8 @@ def train_epoch(trainer: Trainer, loader: Loader, pace: Pace) -> float:
             raise NonFiniteLossError(f"{where}: {error}") from error
         count += 1
         if pace.on_step is not None:
-            pace.on_step(min(done + count, total), total, f"{pace.text}, loss {summed / count:.4f}")
+            come = max(min(done + count, total), int(share * total))
+            pace.on_step(come, total, f"{pace.text}, loss {summed / count:.4f}")
     return summed / max(1, count)
 
 

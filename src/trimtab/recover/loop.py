@@ -1,6 +1,5 @@
 """Recover what compression cost: fine-tuning, quantization-aware training and distillation in one loop."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from trimtab.graph import Network
 from trimtab.measure.metric import evaluate, higher_is_better
 from trimtab.prepare import Prepared
 from trimtab.recover.checkpoint import Entry, Progress, State, digest, load, save
+from trimtab.recover.clock import Clock
 from trimtab.recover.delivery import Recovered, deliver
 from trimtab.recover.epoch import DeadlinePassed, NonFiniteLossError, OnStep, Pace, Trainer, train_epoch, updates_in
 from trimtab.recover.events import open_events, write
@@ -58,6 +58,8 @@ def recover(
     replaced after every epoch) a killed run that is started again ends with the same bytes. `events` is a folder for
     TensorBoard. `on_step(done, total, text)` is called after every batch. Past `deadline` (`time.monotonic()`)
     training stops at the end of a batch; an unfinished epoch counts if it is the best, but is not in the checkpoint.
+    Where the epochs do not fit into the time, the schedule (rates, what is frozen) follows the clock to its end, and
+    the result depends on that.
     A loss that is not finite goes back to the last finished epoch at half the learning rate.
     Raises: DivergedError when that happened three times; NumericsError for data or starting weights that are not
             finite; RunError for a checkpoint of another run; TaskError for a loader without batches; ConfigError, also
@@ -97,18 +99,19 @@ class _Recovery:
 
     def finish(self) -> Recovered:
         state = self._begin()
+        clock = Clock(self.deadline, self.trainer.crew, share=state.progress.epochs_done / self.epochs)
         writer = open_events(self.events if self.trainer.crew.first else None, epochs_done=state.progress.epochs_done)
         try:
-            state = self._train(state, writer)
+            state = self._train(state, clock, writer)
         finally:
             if writer is not None:
                 writer.close()
         return self._result(state)
 
-    def _train(self, state: State, writer: Any) -> State:
-        while state.progress.epochs_done < self.epochs and not self._late() and not self._stale(state.progress):
+    def _train(self, state: State, clock: Clock, writer: Any) -> State:
+        while state.progress.epochs_done < self.epochs and not clock.up and not self._stale(state.progress):
             try:
-                state = self._advance(state)
+                state = self._advance(state, clock)
             except NonFiniteLossError as error:
                 state = self._step_back(state, error)
                 continue
@@ -133,16 +136,16 @@ class _Recovery:
         self._save(state)
         return state
 
-    def _advance(self, state: State) -> State:
+    def _advance(self, state: State, clock: Clock) -> State:
         """One epoch, judged on the validation split. On an exception `state` is still whole."""
         epoch, best = state.progress.epochs_done, state.progress.best_metric
-        factor = 0.5**state.progress.setbacks
+        factor, share = 0.5**state.progress.setbacks, clock.due(epoch / self.epochs) or 0.0
         pace = Pace(
             epoch=epoch,
             epochs=self.epochs,
             steps=self.steps,
             rate_factor=factor,
-            deadline=self.deadline,
+            clock=clock,
             on_step=self.on_step if self.trainer.crew.first else None,
             text=f"epoch {epoch + 1} of {self.epochs}, best {'none yet' if best is None else f'{best:.4f}'}",
         )
@@ -154,7 +157,8 @@ class _Recovery:
                 raise NonFiniteLossError(f"recover: after epoch {epoch + 1}: {error}") from error
         if self.trainer.pressure is not None:
             self.trainer.pressure.epoch_done()
-        entry = Entry(epoch=epoch + 1, train_loss=loss, metric=metric, learning_rate=self._rate(epoch, factor))
+        rate = self._rate(epoch, factor, share)
+        entry = Entry(epoch=epoch + 1, train_loss=loss, metric=metric, learning_rate=rate)
         return self._judged(state, entry, epochs_done=epoch + 1)
 
     def _count_partial(self, state: State) -> State:
@@ -164,7 +168,7 @@ class _Recovery:
                 metric = self._evaluate()
         except NumericsError:  # the unfinished epoch went astray: what was best before it still is
             return state
-        rate = self._rate(epoch, 0.5**state.progress.setbacks)
+        rate = self._rate(epoch, 0.5**state.progress.setbacks, share=1.0)
         entry = Entry(epoch=epoch + 1, metric=metric, learning_rate=rate, note="stopped by the deadline")
         return self._judged(state, entry, epochs_done=epoch)
 
@@ -237,12 +241,10 @@ class _Recovery:
         if self.checkpoint is not None and self.trainer.crew.first:
             save(self.checkpoint, state, self.identity)
 
-    def _rate(self, epoch: int, factor: float) -> float:
+    def _rate(self, epoch: int, factor: float, share: float = 0.0) -> float:
         updates = updates_in(self.steps, self.trainer.settings)
-        return factor * rate_at(epoch * updates, self.epochs * updates, self.trainer.settings)
-
-    def _late(self) -> bool:
-        return self.deadline is not None and self.trainer.crew.agreed(time.monotonic() >= self.deadline)
+        total = self.epochs * updates
+        return factor * rate_at(max(epoch * updates, share * total), total, self.trainer.settings)
 
     def _stale(self, progress: Progress) -> bool:
         patience = self.trainer.settings.patience

@@ -76,12 +76,12 @@ def set_pace(optimizer: torch.optim.Optimizer, rate: float, momentum: float, *, 
             group["momentum"] = momentum
 
 
-def rate_at(step: int, steps: int, settings: Settings) -> float:
-    """Learning rate of step 0 … steps − 1."""
+def rate_at(step: float, steps: int, settings: Settings) -> float:
+    """Learning rate of step 0 … steps − 1; or between two of them."""
     return {"cosine": cosine_rate, "one_cycle": one_cycle_rate}[settings.rate](step, steps, settings)
 
 
-def cosine_rate(step: int, steps: int, settings: Settings) -> float:
+def cosine_rate(step: float, steps: int, settings: Settings) -> float:
     """A linear warm-up times a cosine that falls to zero.
 
     Source: Loshchilov & Hutter 2017, "SGDR", eq. 5, without restarts.
@@ -90,7 +90,7 @@ def cosine_rate(step: int, steps: int, settings: Settings) -> float:
     return settings.peak_rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
 
 
-def one_cycle_rate(step: int, steps: int, settings: Settings) -> float:
+def one_cycle_rate(step: float, steps: int, settings: Settings) -> float:
     """Half a cosine up from a 25th of the peak, and half a cosine down to zero.
 
     Source: Smith & Topin 2018, "Super-Convergence"; cosines instead of lines, as is usual today.
@@ -102,7 +102,7 @@ def one_cycle_rate(step: int, steps: int, settings: Settings) -> float:
     return settings.peak_rate * 0.5 * (1 + math.cos(math.pi * (step - warm + 1) / (steps - warm + 1)))
 
 
-def momentum_at(step: int, steps: int, settings: Settings) -> float:
+def momentum_at(step: float, steps: int, settings: Settings) -> float:
     """Momentum of a step: constant, or in one cycle 0.1 lower at the peak of the learning rate."""
     if settings.rate == "cosine":
         return settings.momentum

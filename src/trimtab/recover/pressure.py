@@ -12,7 +12,7 @@ from trimtab.prune.penalties.strength import Strength
 
 
 class Pressure:
-    """The term that a penalty adds to the loss, and its strength, which grows until it works.
+    """The term that a penalty adds to the loss, and its strength, which grows until it works and may fall again.
 
     It may insert modules into the network, until `finish`.
     """
@@ -35,7 +35,7 @@ class Pressure:
         return self._strength.works
 
     def epoch_done(self) -> None:
-        """Grow, where the penalty does not work yet."""
+        """Grow where the penalty does not work yet, fall where it does too much."""
         self._strength.epoch_done()
 
     def finish(self) -> None:

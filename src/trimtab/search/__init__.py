@@ -26,6 +26,7 @@ from trimtab.search.plan_stats import stats_for as stats_for
 from trimtab.search.profile import COST_QUANTITIES as COST_QUANTITIES
 from trimtab.search.profile import Profile as Profile
 from trimtab.search.profile import build_profile as build_profile
+from trimtab.search.profile import with_kernel_times as with_kernel_times
 from trimtab.search.pruning import Curves as Curves
 from trimtab.search.pruning import measure_curves as measure_curves
 from trimtab.search.pruning import prune as prune

@@ -175,9 +175,9 @@ def build_profile(
     criterion: str = "taylor",
     memo: Memo = forget,
 ) -> Profile:
-    """Rank the channels, measure every option's loss, time every kernel.
+    """Rank the channels, measure every option's loss. Kernels are timed by `with_kernel_times`.
 
-    `baseline` holds the float network's size, macs, bops and latency. Storage in fewer bits than the kernels' is on
+    `baseline` holds the float network's size, macs and bops. Storage in fewer bits than the kernels' is on
     offer where one of the `limited` quantities gains by it. Losses are measured on validation inputs against
     the float network's outputs; the criterion and batch norm see training data.
     """
@@ -188,12 +188,9 @@ def build_profile(
     orders = {group: tuple(order) for group, order in ranked.items()}
     units = units_of(network, target, orders, narrower(limited, target))
     layers = shapes_of(network, units)
-    needed = needed_times(units, layers) if "latency" in limited else {}
     measured = sum(len(to_measure(unit, number)) for number, unit in enumerate(units))
-    with progress.stage("profile", total=measured + len(needed)) as advance:
-        with seeded(seed, 0, task.train):
-            units = measure_losses(network, task, target, units, memo=memo, advance=advance)
-        table = memo("latency table", lambda: time_layers(needed, target, advance)) if needed else {}
+    with progress.stage("profile", total=measured) as advance, seeded(seed, 0, task.train):
+        units = measure_losses(network, task, target, units, memo=memo, advance=advance)
     return Profile(
         fingerprint=network.fingerprint,
         target=target.name,
@@ -202,11 +199,21 @@ def build_profile(
         units=tuple(units),
         layers=tuple(layers),
         baseline=dict(baseline),
-        latency_table=table,
         batch=target.batch,
         threads=target.threads,
         filling_error=filling_error(units),
     )
+
+
+def with_kernel_times(
+    profile: Profile, network: Network, target: Target, *, progress: Progress, memo: Memo = forget
+) -> Profile:
+    """The profile with the time of every kernel that a plan may need, in float too."""
+    orders = {unit.group: unit.order for unit in profile.units if unit.group is not None}
+    needed = needed_times(units_of(network, target, orders), profile.layers)
+    with progress.stage("kernels", total=len(needed)) as advance:
+        table = memo("latency table", lambda: time_layers(needed, target, advance))
+    return profile.model_copy(update={"latency_table": table})
 
 
 def first_batches(loader: Any, rows: int) -> Iterator[tuple[Inputs, Any]]:

@@ -11,7 +11,7 @@ from trimtab.plan import Target
 from trimtab.recover import settle
 from trimtab.recover.seeding import seeded
 from trimtab.search.plan_search import anchored, widest_plan
-from trimtab.search.profile import RANKING_ROWS, Profile, Silent, build_profile, first_batches
+from trimtab.search.profile import RANKING_ROWS, Profile, Silent, build_profile, first_batches, with_kernel_times
 from trimtab.tasks.task import Task
 
 
@@ -31,6 +31,7 @@ def profile(network: Network, task: Task, target: Target, *, seed: int = 0, crit
         built = build_profile(
             network, task, target, baseline=baseline, progress=Silent(), seed=seed, criterion=criterion
         )
+        built = with_kernel_times(built, network, target, progress=Silent())
         widest = widest_plan(built)
         with seeded(seed, 0, task.train):
             batches = [inputs for inputs, _ in first_batches(task.train, RANKING_ROWS)]

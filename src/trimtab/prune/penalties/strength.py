@@ -1,4 +1,4 @@
-"""The strength of a penalty, which grows until the penalty works."""
+"""The strength of a penalty, which grows until the penalty works, and falls where it does more than it must."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,15 @@ from torch import Tensor
 from trimtab.plan import Penalty
 from trimtab.prune.penalties.contract import PenaltyTerm
 
+ROOM = 0.1
+"""What is not negligible may be less than asked for by this share, before the strength falls again."""
+
 
 class Strength:
     """`value` is the factor of the penalty in the loss; `growth` multiplies it while too little is negligible.
 
+    It is divided by `growth` again, though never below where it began, where less is left than `ROOM` under what may
+    be left: to overshoot costs accuracy that nobody asked for.
     In the spirit of the growing regularization of Wang et al. 2021, "Neural Pruning via Growing Regularization".
     """
 
@@ -20,9 +25,12 @@ class Strength:
         self.value = settings.strength
 
     def epoch_done(self) -> None:
-        """Grow, unless the penalty works."""
-        if not self.works:
+        """Grow while too much is left, fall where too little is."""
+        left, may = 1 - self._term.negligible(), 1 - self._settings.until
+        if left > may:
             self.value *= self._settings.growth
+        elif left < (1 - ROOM) * may:
+            self.value = max(self.value / self._settings.growth, self._settings.strength)
 
     @property
     def works(self) -> bool:

@@ -16,11 +16,12 @@ from trimtab.plan import Budget, Options
 from trimtab.tasks import load_task
 
 PROTOCOL = """\
-BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted,
-30 epochs, seed 0. Latency: `compress --target openvino --latency` on the pretrained ResNet-56 (93.39 %), 70 minutes on
+BOPs: `compress --bops 1.2%` and 0.9 % of the 32×32 BOPs of the pretrained ResNet-20 (91.73 %), all layers counted, 30
+epochs, seed 0. Latency: `compress --target openvino --latency` on the pretrained ResNet-56 (93.39 %), 70 minutes on
 two threads, of which profile and search take more than ten, 20 epochs or what fits; the limit is 3 % below the goal
-(rows say where it was another). The artifact, on one thread, beside the original in float32 on ONNX Runtime and on OpenVINO (inference precision f32), in turn in one run; × float32
-is against the faster of the two. OpenVINO's own default (bfloat16 where the processor has it) is stated beside.
+(rows say where it was another). The artifact, on one thread, beside the original in float32 on ONNX Runtime and on
+OpenVINO (inference precision f32), in turn in one run; × float32 is against the faster of the two. OpenVINO's own
+default (bfloat16 where the processor has it) is stated beside.
 """
 BOPS = {"1.2": 91.5, "0.9": 91.7}
 LATENCY = {32: 5.0, 1: 4.0}

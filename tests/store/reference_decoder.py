@@ -102,7 +102,7 @@ class ReferenceDecoder:
 def chunks(size: int) -> Iterator[tuple[int, int]]:
     begin = 0
     while begin < size:
-        end = min(size, begin + max(16, begin // 4))
+        end = min(size, begin + min(2**16, max(16, begin // 4)))
         yield begin, end
         begin = end
 

@@ -37,6 +37,35 @@ def test_integers_come_back(values, columns):
     np.testing.assert_array_equal(found, written)
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_integers_of_every_type_come_back(data):
+    dtype = data.draw(st.sampled_from([np.int8, np.uint8, np.int16, np.int32]))
+    limits = np.iinfo(dtype)
+    numbers = data.draw(st.lists(st.integers(int(limits.min), int(limits.max)), max_size=100))
+    written = np.array(numbers, dtype)
+    found = code_integers(Decoder(coded(written, 7)), np.zeros_like(written), 7)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, written)
+
+
+def test_integers_that_do_not_fit_into_their_type_are_refused():
+    for value, dtype in ((-1, np.uint8), (128, np.int8), (100_000, np.int16)):
+        content = coded(np.array([value, 1, 0]), 3)
+        with pytest.raises(ConfigError, match="outside of"):
+            code_integers(Decoder(content), np.zeros(3, dtype), 3)
+    with pytest.raises(ConfigError, match="at most 63 bits"):
+        coded(np.array([np.iinfo(np.int64).min]), 1)
+
+
+@pytest.mark.parametrize("zeros", [0.1, 0.9])
+def test_a_reader_of_the_specification_reads_more_than_the_longest_chunk(zeros):
+    generator = np.random.default_rng(1)
+    values = np.where(generator.random(340_000) < zeros, 0, generator.choice([-1, 1], 340_000)).astype(np.int8)
+    reader = ReferenceDecoder(coded(values, 5))
+    assert reader.integers(len(values), 5) == values.tolist()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_floats_come_back_bit_for_bit(data):

@@ -4,6 +4,7 @@ A range coder with words of 32 bits, a state of 64, and probabilities of 24 (Mar
 for removing redundancy from a digitized message"). `docs/format.md` says how counts become intervals.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import constriction  # type: ignore[import-untyped]
@@ -12,10 +13,10 @@ from numpy.typing import NDArray
 
 from trimtab.errors import ConfigError
 
-Integers = NDArray[np.int64]
+Integers = NDArray[np.integer[Any]]
 _MODELS, _CODERS = constriction.stream.model, constriction.stream.queue
 _FLAGS = _MODELS.Bernoulli(perfect=False)
-_MOST_BITS = 16
+_MOST_BITS, _AT_ONCE = 16, 2**16
 
 
 class Encoder:
@@ -44,7 +45,9 @@ class Encoder:
     def numbers(self, values: Integers, bits: int, number: int) -> Integers:
         """Numbers below 2^bits, all as likely."""
         for shift, width in _digits(bits):
-            self._coder.encode(((values >> shift) & ((1 << width) - 1)).astype(np.int32), _MODELS.Uniform(1 << width))
+            for part in _parts(number):
+                digits = (values[part] >> shift) & ((1 << width) - 1)
+                self._coder.encode(digits.astype(np.int32), _MODELS.Uniform(1 << width))
         return values
 
     @property
@@ -77,9 +80,11 @@ class Decoder:
 
     def numbers(self, values: object, bits: int, number: int) -> Integers:
         """As `Encoder.numbers`."""
-        found = np.zeros(number, np.int64)
+        found: Integers = np.zeros(number, np.int32 if bits < 32 else np.int64)
         for shift, width in _digits(bits):
-            found |= np.asarray(self._coder.decode(_MODELS.Uniform(1 << width), number), np.int64) << shift
+            for part in _parts(number):
+                digits = self._coder.decode(_MODELS.Uniform(1 << width), part.stop - part.start)
+                found[part] += np.asarray(digits, found.dtype) << shift
         return found
 
     def finish(self) -> None:
@@ -90,6 +95,11 @@ class Decoder:
 
 def _model(counts: Integers) -> Any:
     return _MODELS.Categorical(counts.astype(np.float64), perfect=False)
+
+
+def _parts(number: int) -> Iterator[slice]:
+    """Pieces of so many numbers that take little memory."""
+    yield from (slice(begin, min(number, begin + _AT_ONCE)) for begin in range(0, number, _AT_ONCE))
 
 
 def _digits(bits: int) -> list[tuple[int, int]]:

@@ -46,27 +46,25 @@ def code_floats(coder: Coder, values: Tensor, columns: int) -> Tensor:
     size, (exponent_bits, mantissa_bits, integer) = len(values), _FORMATS[values.dtype]
     if not size:
         return values
-    alike = bool(code_one(coder, int(bool((_bits(values) == _bits(values[:1])).all())), 1))
+    bits = values.detach().contiguous().view(integer).numpy()
+    alike = bool(code_one(coder, int(bool((bits == bits[0]).all())), 1))
     if alike and size > 1:
         return code_floats(coder, values[:1], 1).expand(size).clone()
-    bits = _bits(values)
     length = code_one(coder, _needed(bits, mantissa_bits), _LENGTH_BITS)
-    mantissas = bits & ((1 << mantissa_bits) - 1)
-    exponents = (bits >> mantissa_bits) & ((1 << exponent_bits) - 1)
+    all_exponents, all_mantissas = (1 << exponent_bits) - 1, (1 << mantissa_bits) - 1
+    exponents = ((bits >> mantissa_bits) & all_exponents).astype(np.int16)
     usual = code_one(coder, int(np.median(exponents)), exponent_bits)
-    signs = code_integers(coder, ((bits >> (exponent_bits + mantissa_bits)) & 1), columns)
-    exponents = code_integers(coder, exponents - usual, columns) + usual
-    length = min(length, mantissa_bits)
-    mantissas = coder.numbers(mantissas >> (mantissa_bits - length), length, size) << (mantissa_bits - length)
-    found = (signs << (exponent_bits + mantissa_bits)) | ((exponents & ((1 << exponent_bits) - 1)) << mantissa_bits)
-    return torch.from_numpy(found | mantissas).to(integer).view(values.dtype)
-
-
-def _bits(values: Tensor) -> Integers:
-    return values.detach().contiguous().view(_FORMATS[values.dtype].integer).numpy().astype(np.int64)
+    signs = code_integers(coder, (bits < 0).view(np.int8), columns)
+    exponents = code_integers(coder, exponents - np.int16(usual), columns) + np.int16(usual)
+    free = mantissa_bits - min(length, mantissa_bits)
+    mantissas = coder.numbers((bits & all_mantissas) >> free, mantissa_bits - free, size)
+    found = signs.astype(bits.dtype) << (exponent_bits + mantissa_bits)
+    found |= (exponents & all_exponents).astype(bits.dtype) << mantissa_bits
+    found |= mantissas.astype(bits.dtype) << free
+    return torch.from_numpy(found).view(values.dtype)
 
 
 def _needed(bits: Integers, mantissa: int) -> int:
     """How many leading bits of the mantissas are not all zero."""
-    used = int(np.bitwise_or.reduce(bits & ((1 << mantissa) - 1)))
+    used = int(np.bitwise_or.reduce(bits)) & ((1 << mantissa) - 1)
     return mantissa - ((used & -used).bit_length() - 1) if used else 0

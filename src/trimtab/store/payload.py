@@ -1,7 +1,7 @@
 """The numbers of a network in one arithmetic code, one tensor after the other."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,12 +80,8 @@ def _code(coder: Any, tensor: Tensor, entry: StoredTensor | StoredExample, name:
         return code_floats(coder, flat, columns).reshape(tensor.shape)
     if tensor.is_complex() or tensor.is_quantized:
         raise ConfigError(f"{name}: {entry.dtype} cannot be packed; cast it")
-    values = code_integers(coder, flat.numpy().astype(np.int64), columns)
-    low, high = (0, 1) if tensor.dtype == torch.bool else _limits(tensor.dtype)
-    if values.size and not low <= int(values.min()) <= int(values.max()) <= high:
+    array = flat.numpy()
+    values = code_integers(coder, array.view(np.uint8) if array.dtype == np.bool_ else array, columns)
+    if array.dtype == np.bool_ and values.size and int(values.max()) > 1:
         raise ConfigError(f"{name}: its payload gives numbers outside of {entry.dtype}")
-    return torch.from_numpy(values).to(tensor.dtype).reshape(tensor.shape)
-
-
-def _limits(dtype: torch.dtype) -> Sequence[int]:
-    return torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    return torch.from_numpy(values.view(array.dtype)).reshape(tensor.shape)

@@ -154,6 +154,38 @@ def test_fitting_tightens_until_the_artifact_fits(profile):
     assert len(judge.seen) > 2
 
 
+@pytest.mark.parametrize("factor", [0.6, 0.8, 1.02, 1.3])
+def test_fitting_uses_what_the_budget_leaves_wherever_the_prediction_errs(profile, factor):
+    budget, limit = Budget(size="10%"), 0.1 * profile.baseline["size"]
+    judge = Judge(profile, factor=factor)
+    fit = find_fit(profile, budget, profile.baseline, judge)
+    assert 0.97 * limit <= fit.judgement.costs["size"] <= limit
+    assert fit.judgement.costs == judge(fit.plan).costs
+    assert len(judge.seen) <= 7
+    again = search(profile, fit.budget, tighten=fit.tighten)
+    assert again == fit.plan
+
+
+def test_fitting_halves_the_way_between_what_fits_and_what_does_not(profile):
+    """An artifact in large steps, as of a runtime that is fast at some widths only."""
+
+    class Steps(Judge):
+        def __call__(self, plan):
+            size = predicted(self.profile, plan)["size"]
+            self.seen.append(plan)
+            return Judgement(
+                costs={"size": (1.1 if size > 0.19 * self.profile.baseline["size"] else 0.8) * size}, drop=0
+            )
+
+    judge, base = Steps(profile), profile.baseline
+    fit = find_fit(profile, Budget(size="20%"), base, judge)
+    assert fit.judgement.costs["size"] <= 0.2 * base["size"]
+    sizes = [predicted(profile, plan)["size"] for plan in judge.seen]
+    fitting = [size for size in sizes if size <= 0.19 * base["size"]]
+    assert len(fitting) > 1
+    assert predicted(profile, fit.plan)["size"] == max(fitting)
+
+
 def test_fitting_shrinks_the_file_until_the_memory_fits(profile):
     baseline = {**profile.baseline, "memory": 10 * profile.baseline["size"]}
     judge = Judge(profile, memory=10.0)

@@ -94,7 +94,9 @@ def hidden_factors(seed):
 
 
 def refine(profile, truth, name, *, seed=0, finals=None):
+    last, truth.last = truth.last, 10**9
     fit = find_fit(profile, BUDGET, profile.baseline, truth)
+    truth.last = last
     truth.seen.clear()
     chosen = sampler(name, seed=seed, trials=TRIALS)
     plan = refined(profile, fit, truth, finals, budget=BUDGET, baseline=profile.baseline, sampler=chosen, trials=TRIALS)

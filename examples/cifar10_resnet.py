@@ -6,7 +6,6 @@ Needs two folders, named by environment variables: TRIMTAB_DATA with `cifar10/tr
 (`images` uint8 [N, 3, 32, 32], `labels` uint8 [N]), and TRIMTAB_WEIGHTS with `cifar10_resnet<depth>.safetensors`.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trimtab.errors import TaskError
+from common import accuracy, find
 from trimtab.tasks import Task
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -98,11 +97,6 @@ def flip(images: Tensor) -> Tensor:
     return torch.where(mirrored, images.flip(3), images)
 
 
-def accuracy(outputs: Tensor, labels: Tensor) -> float:
-    """Fraction of rows whose largest output is the right class, 0..1."""
-    return (outputs.argmax(1) == labels).double().mean().item()
-
-
 def task(depth: int = 20, batch: int = 128) -> Task:
     """Accuracy on val is optimistic, as the network was trained on all 50 000 images: what counts is the drop."""
     weights = find("TRIMTAB_WEIGHTS", f"cifar10_resnet{depth}.safetensors")
@@ -117,16 +111,6 @@ def task(depth: int = 20, batch: int = 128) -> Task:
         loss=F.cross_entropy,
         metric=accuracy,
     )
-
-
-def find(variable: str, name: str) -> Path:
-    """The file `name` in the folder that the environment variable names."""
-    if variable not in os.environ:
-        raise TaskError(f"cifar10_resnet.py: set {variable} to the folder that holds {name}")
-    path = Path(os.environ[variable], name)
-    if not path.is_file():
-        raise TaskError(f"cifar10_resnet.py: no file {path}; set {variable} to the folder that holds {name}")
-    return path
 
 
 def read(path: Path) -> tuple[Tensor, Tensor]:

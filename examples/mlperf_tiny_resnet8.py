@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cifar10_resnet import HELD_OUT, Images, accuracy, find, read
+from cifar10_resnet import HELD_OUT, Images, read
+from common import accuracy, find
 from trimtab.tasks import Task
 
 EPS = 1e-3  # Keras's BatchNorm

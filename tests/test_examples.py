@@ -1,4 +1,4 @@
-"""Every example is a task that can be captured, on its real data. Nothing is trained here: the baselines take minutes."""
+"""Every example is a task that can be captured, on its real data. Nothing is trained: baselines take minutes."""
 
 import sys
 from importlib import import_module

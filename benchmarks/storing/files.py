@@ -19,15 +19,18 @@ from harness import Claim
 from pruning.digits import LeNet5
 from trimtab.errors import TrimtabError
 from trimtab.graph.storage.save import describe
+from trimtab.graph.storage.stored import Stored
 from trimtab.plan import PER_CHANNEL, LayerDecision, Plan, Scheme
 from trimtab.quant import fold
 from trimtab.store import payload
+from trimtab.store.header import Description
+from trimtab.store.naming import numbered
 
 PROTOCOL = """\
 Speed: a layer of 2048 × 2048 weights in 4 bits (a scale a channel, nearest rounding), one thread, medians of five, in
 megabytes of its float32 weights a second: the arithmetic code alone, and `pack` and `load` whole, with folding, checks
-and file. Memory: how much the peak of a process that packs (loads) a layer of 4096 × 4096 lies above that of one that
-only makes it (only imports), over its float32 bytes. Spoilt files: a LeNet-5 with 4-bit weights, 10 000 times one to
+and file. Memory: how much a process grows at most while it packs (loads) a layer of 4096 × 4096 that it has made (after
+the imports), over its float32 bytes. Spoilt files: a LeNet-5 with 4-bit weights, 10 000 times one to
 eight bytes changed, some cut off or put in, at random (seed 0), half of them with a checksum that fits; each is refused
 or loaded (another error ends the part) in at most 5 s and 1 GB. Header: of a LeNet-5 with 4-bit weights.
 """
@@ -55,7 +58,7 @@ def run_speed(*, folder: Path, side: int = 2048, times: int = 5) -> list[dict[st
     torch.set_num_threads(1)
     network, path = wide(side), folder / "speed.trim"
     megabytes = 4e-6 * side**2
-    header, numbers = describe(tt.Network(fold(network.module), network.example))
+    header, numbers = _numbers(network)
     coded, _ = payload.write(header, numbers, 0)
     ways: dict[str, Callable[[], object]] = {
         "coding, MB/s": lambda: payload.write(header, numbers, 0),
@@ -70,16 +73,17 @@ def run_speed(*, folder: Path, side: int = 2048, times: int = 5) -> list[dict[st
 def run_memory(*, folder: Path, side: int = 4096) -> list[dict[str, Any]]:
     """One row: peaks of processes of their own."""
     path = (folder / "memory.trim").resolve()
-    steps = {"import": "", "make": f"network = wide({side})"}
-    steps["pack"] = f"{steps['make']}; tt.pack(network, {str(path)!r})"
-    steps["load"] = f"tt.load({str(path)!r})"
-    peaks = {name: _peak(code) for name, code in steps.items()}
+    steps = {
+        "pack": (f"network = wide({side})", f"tt.pack(network, {str(path)!r})"),
+        "load": ("", f"tt.load({str(path)!r})"),
+    }
+    grown = {name: _grown(*lines) for name, lines in steps.items()}
     whole = 4 * side**2
     return [
         {
             "memory of": f"{side} × {side}",
-            "packing, × the weights": (peaks["pack"] - peaks["make"]) / whole,
-            "loading, × the weights": (peaks["load"] - peaks["import"]) / whole,
+            "packing, × the weights": grown["pack"] / whole,
+            "loading, × the weights": grown["load"] / whole,
         }
     ]
 
@@ -138,6 +142,13 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     return found
 
 
+def _numbers(network: tt.Network) -> tuple[Stored, dict[str, torch.Tensor]]:
+    """What `pack` codes."""
+    header, numbers = describe(tt.Network(fold(network.module), network.example))
+    description, names = numbered(Description(header))
+    return description.header, {new: numbers[old] for new, old in names.items() if old in numbers}
+
+
 def _median_seconds(way: Callable[[], object], times: int) -> float:
     seconds = []
     for _ in range(times):
@@ -147,13 +158,25 @@ def _median_seconds(way: Callable[[], object], times: int) -> float:
     return median(seconds)
 
 
-def _peak(code: str) -> int:
-    """Bytes that a process of its own needs at most for a line of Python."""
-    begin = "import resource, torch; import trimtab as tt; from storing.files import wide; torch.set_num_threads(1)"
-    end = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    lines = [sys.executable, "-c", "; ".join(part for part in (begin, code, end) if part)]
-    done = subprocess.run(lines, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    return 1024 * int(done.stdout)
+def _grown(before: str, step: str) -> int:
+    """Bytes by which a process of its own grows at most in one line of Python, after another."""
+    lines = f"""
+import torch; import trimtab as tt; from storing.files import resident, wide; torch.set_num_threads(1)
+{before}
+begun = resident("VmRSS"); open("/proc/self/clear_refs", "w").write("5")
+{step}
+print(resident("VmHWM") - begun)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", lines], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    )
+    return int(ran.stdout)
+
+
+def resident(which: str) -> int:
+    """Bytes of this process in memory: now (`VmRSS`), or at most since the mark was reset (`VmHWM`)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if line.startswith(which)).split()[1])
 
 
 def _spoil(whole: bytes, drawn: random.Random, *, fits: bool) -> bytes:

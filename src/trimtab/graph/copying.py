@@ -10,7 +10,7 @@ from torch import Tensor, fx
 def copy_module(module: fx.GraphModule, sharing: Iterable[Tensor] = ()) -> fx.GraphModule:
     """A deep copy that keeps the graph's input and output structure, and nodes in the same order.
 
-    It shares the tensors `sharing`, which the caller is about to replace, and no other.
+    It shares the tensors `sharing`, which the caller replaces or leaves as they are, and no other.
     """
     with warnings.catch_warnings():
         # torch 2.13 warns about its own class when a tree specification is copied.

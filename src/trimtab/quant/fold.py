@@ -40,9 +40,9 @@ def fold(module: GraphModule) -> GraphModule:
 
     One that was folded before stays as it is.
     """
-    folded = copy_module(module).cpu()
-    if is_folded(folded):
-        return folded
+    if is_folded(module):
+        return copy_module(module).cpu()
+    folded = copy_module(module, sharing=(p for p in module.parameters() if p.device.type == "cpu")).cpu()
     graph = folded.graph
     batch = batch_dimensions(folded)
     _erase_dead(folded)
@@ -125,7 +125,7 @@ def _fold_layer(module: GraphModule, node: Node) -> None:
     """Fold the batch norm that only this layer feeds; store weight codes and a bias on the accumulator's grid."""
     rounding, parameter = _weight_source(module, node.args[1])
     name = str(parameter.target).removesuffix(".weight")
-    weight = module.get_parameter(str(parameter.target)).detach().double()
+    weight = module.get_parameter(str(parameter.target)).detach()
     bias = (
         _values(module, node.args[2]) if len(node.args) > 2 and node.args[2] is not None else torch.zeros(len(weight))
     )
@@ -138,7 +138,7 @@ def _fold_layer(module: GraphModule, node: Node) -> None:
     unique = f"folded.{node.name}"
     with module.graph.inserting_before(node):
         if rounding is None:
-            new_weight = _constant(module, f"{unique}.weight", (weight * gain.view(column)).float())
+            new_weight = _constant(module, f"{unique}.weight", (weight.double() * gain.view(column)).float())
         else:
             codes, scale = folded_integers(rounding, weight.float(), gain)
             kind = _integer_type(rounding, name)
@@ -183,12 +183,12 @@ def _fold_other(module: GraphModule, read: WeightRead) -> None:
 
 
 def folded_integers(rounding: WeightFakeQuantize, weight: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers and scales, in float64, of a rounded weight whose output channels are multiplied by `gain`: exact.
+    """Integers, and scales in float64, of a rounded weight whose output channels are multiplied by `gain`: exact.
 
     Integers are in the weight's shape and scales [out]; for groups of inputs both are matrices, [out, groups] scales.
     """
-    sign = torch.where(gain < 0, -1.0, 1.0)
-    integers = rounding.integers(weight).double().flatten(1) * sign[:, None]
+    sign = torch.where(gain < 0, -1.0, 1.0).float()
+    integers = rounding.integers(weight).flatten(1).mul_(sign[:, None])
     scale = rounding.step().detach().double().expand(len(weight), *rounding.scale.shape[1:])
     if scale.dim() == 2:
         return integers, scale * gain.abs()[:, None]
@@ -232,7 +232,8 @@ def _fit_accumulator(
         return codes, scale.clamp(min=_SMALLEST_STEP), bias
     least = (bias.abs() / _LARGEST_BIAS_CODE).clamp(min=_SMALLEST_STEP) / x_scale
     shrink = (scale / least).clamp(max=1.0)
-    codes = (codes * shrink.view((-1,) + (1,) * (codes.dim() - 1))).round()
+    if bool((shrink < 1).any()):
+        codes = (codes * shrink.view((-1,) + (1,) * (codes.dim() - 1))).round()
     scale = torch.maximum(scale, least).float().double()
     step = (scale.float() * x_scale).double()
     return codes, scale, (bias / step).round() * step

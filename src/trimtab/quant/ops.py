@@ -25,10 +25,12 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     Or they are [rows, blocks] for a matrix of codes: every row has its inputs in blocks of one size.
     """
     if scale.dim() == 2:
-        blocks = codes.float().unflatten(1, (scale.shape[1], -1)) - zero_point.float()[:, :, None]
-        return (blocks * scale[:, :, None]).flatten(1)
+        blocks = (
+            codes.to(torch.float32, copy=True).unflatten(1, (scale.shape[1], -1)).sub_(zero_point.float()[:, :, None])
+        )
+        return blocks.mul_(scale[:, :, None]).flatten(1)
     shape = (-1,) + (1,) * (codes.dim() - 1) if scale.dim() else ()
-    return (codes.float() - zero_point.float().view(shape)) * scale.view(shape)
+    return codes.to(torch.float32, copy=True).sub_(zero_point.float().view(shape)).mul_(scale.view(shape))
 
 
 @dequantize.register_fake

@@ -86,7 +86,7 @@ class WeightFakeQuantize(nn.Module):
         """The integers less zero points that `weight` is rounded to, in its shape, as float: `forward` / scale."""
         with torch.no_grad():
             rows = self.rows(self(weight).float())
-        return (rows / self.fit().scale[:, None]).round().reshape(weight.shape)
+        return rows.div_(self.fit().scale[:, None]).round_().reshape(weight.shape)  # in place: weights may be large
 
     def _keep(self, fit: Fit, channels: int) -> None:
         shape = (channels, -1) if self.group is not None else (-1,)

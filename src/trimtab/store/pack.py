@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 from trimtab.errors import ConfigError, TrimtabError
 from trimtab.graph import Network
 from trimtab.graph import load as load_network
-from trimtab.graph.analysis import attribute
+from trimtab.graph.analysis import attribute, owner_of
 from trimtab.graph.layers import OPERATORS as LAYERS
 from trimtab.graph.storage.save import describe, rebuild
 from trimtab.graph.storage.stored import limited_json
@@ -65,6 +65,7 @@ def pack(network: Network, path: str | Path, *, precision: int = PRECISION) -> P
     if quantized:
         with evaluating(network):
             network = Network(fold(network.module), network.example)
+        _forget_unread(network.module)
         _round(network.module, precision)
     layers = {node.name: str(node.meta["layer"]) for node in network.module.graph.nodes if "layer" in node.meta}
     header, numbers = describe(network)
@@ -144,6 +145,13 @@ def _unpacked(parts: Parts) -> Network:
 def _mark(text: str) -> int:
     """What a payload says of its header."""
     return zlib.crc32(text.encode()) & 0xFFFF
+
+
+def _forget_unread(module: GraphModule) -> None:
+    """Weights that are in codes now: nobody is to copy them."""
+    read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name in [name for name, _ in (*module.named_parameters(), *module.named_buffers()) if name not in read]:
+        delattr(*owner_of(module, name))
 
 
 def _round(module: GraphModule, precision: int) -> None:

@@ -30,9 +30,9 @@ zoo: $(SETUP)-dev $(SETUP)-zoo
 		$(BIN)/python benchmarks/$$claim.py --json benchmarks/results/$$claim.json || status=1; done; exit $$status
 
 # What is claimed about compressing: many hours on two cores, most of them for long trainings.
-bench: $(SETUP)-dev $(SETUP)-zoo
+bench: $(SETUP)-dev $(SETUP)-zoo nncodec
 	mkdir -p benchmarks/results
-	status=0; for claim in int8_baseline sparsity quantize; do \
+	status=0; for claim in int8_baseline sparsity quantize joint storage; do \
 		$(BIN)/python benchmarks/$$claim.py --json benchmarks/results/$$claim.json || status=1; done; exit $$status
 
 # NNCodec, which `benchmarks/storage.py` compares with, in an environment of its own: it wants an older NumPy. Its wheel

@@ -1,11 +1,13 @@
 """From a profile to a plan, and back."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from search_nets import Mixed, captured, profile_of, random_choice
 
 from trimtab.errors import ConfigError
-from trimtab.plan import Budget, GroupDecision, Plan
+from trimtab.plan import Budget, GroupDecision, Order, Plan
 from trimtab.search import (
     Judgement,
     Profile,
@@ -19,6 +21,7 @@ from trimtab.search import (
     widest_plan,
 )
 from trimtab.search.latency_table import needed_times
+from trimtab.search.order import predicted_in_order
 from trimtab.search.plan_search import choice_of, plan_of
 from trimtab.search.profile import LatencyFit
 
@@ -164,6 +167,21 @@ def test_fitting_uses_what_the_budget_leaves_wherever_the_prediction_errs(profil
     assert len(judge.seen) <= 7
     again = search(profile, fit.budget, tighten=fit.tighten)
     assert again == fit.plan
+
+
+@pytest.mark.parametrize("order", get_args(Order))
+def test_fitting_predicts_what_every_order_gives(profile, order):
+    """An artifact of half the MACs that were predicted: less has to go."""
+    full = predicted(profile, widest_plan(profile))["macs"]
+
+    def measured(plan):
+        return Judgement(costs={"macs": 0.5 * predicted_in_order(profile, plan, order)["macs"]}, drop=0.0)
+
+    fit = find_fit(profile, Budget(macs=0.3 * full), profile.baseline, measured, order)
+    if order == "quantize-only":
+        assert fit is None
+    else:
+        assert fit.judgement.costs["macs"] <= 0.3 * full
 
 
 def test_fitting_halves_the_way_between_what_fits_and_what_does_not(profile):

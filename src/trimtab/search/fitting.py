@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from trimtab.plan import Budget, Limit, Order, Plan
-from trimtab.search.order import search_in_order
-from trimtab.search.plan_search import predicted
+from trimtab.search.order import predicted_in_order, search_in_order
 from trimtab.search.profile import Profile
 from trimtab.search.strategy import Judgement
 
@@ -57,7 +56,7 @@ def find_fit(
         if not over:
             best = Fit(plan, judged, searched, dict(tighten), order)
             nearest = min(room, key=room.__getitem__, default="memory")
-            expected = predicted(profile, plan)
+            expected = predicted_in_order(profile, plan, order)
             if nearest not in expected:
                 return best
             asked, right = tighten.get(nearest, 1.0), expected[nearest] / judged.costs[nearest] / _MARGIN

@@ -35,6 +35,11 @@ def search_in_order(
     return search(profile, budget, tighten=tighten)
 
 
+def predicted_in_order(profile: Profile, plan: Plan, order: Order) -> dict[str, float]:
+    """What the search expected of a plan that it gave for this order."""
+    return predicted(_offering(profile, _floating) if order == "prune-only" else profile, plan)
+
+
 def stages_of(plan: Plan, order: Order) -> tuple[Plan, ...]:
     """What is carried out and trained one after the other: each plan is the one before it and more."""
     halves = {"prune-then-quantize": {"layers": ()}, "quantize-then-prune": {"groups": (), "branches": ()}}

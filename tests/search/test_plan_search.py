@@ -21,7 +21,7 @@ from trimtab.search import (
     widest_plan,
 )
 from trimtab.search.latency_table import needed_times
-from trimtab.search.order import predicted_in_order
+from trimtab.search.order import predicted_in_order, search_in_order
 from trimtab.search.plan_search import choice_of, plan_of
 from trimtab.search.profile import LatencyFit
 
@@ -182,6 +182,7 @@ def test_fitting_predicts_what_every_order_gives(profile, order):
         assert fit is None
     else:
         assert fit.judgement.costs["macs"] <= 0.3 * full
+        assert fit.plan == search_in_order(profile, Budget(macs=0.6 * full), order)
 
 
 def test_fitting_halves_the_way_between_what_fits_and_what_does_not(profile):

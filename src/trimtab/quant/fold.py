@@ -143,9 +143,11 @@ def _fold_layer(module: GraphModule, node: Node) -> None:
             codes, scale = folded_integers(rounding, weight.float(), gain)
             kind = _integer_type(rounding, name)
             if kind == torch.int8 and scale.dim() == 1:
+                x_scale = _input_scale(module, node.args[0])
+                factor = 1
                 if _writes_signs(module, node):
-                    codes, scale = _in_larger_integers(codes, scale)
-                codes, scale, shift = _fit_accumulator(codes, scale, shift, _input_scale(module, node.args[0]))
+                    codes, scale, factor = _in_larger_integers(codes, scale)
+                codes, scale, shift = _fit_accumulator(codes, scale, shift, x_scale, factor)
             new_weight = module.graph.call_function(
                 DEQUANTIZE,
                 (
@@ -201,13 +203,13 @@ def _writes_signs(module: GraphModule, node: Node) -> bool:
     return any(float(step) == SIGN_STEP for step in steps)
 
 
-def _in_larger_integers(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The same weights, with a bias that is rounded to finer steps: of 1-bit codes it would turn many signs.
+def _in_larger_integers(codes: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The same weights, times a factor, with a bias that is rounded to finer steps: of 1-bit codes it would turn signs.
 
     Up to 64: two products with 8-bit codes then still fit into 16 bits, as some processors add them.
     """
     factor = max(1, 64 // max(1, int(codes.abs().max())))
-    return codes * factor, scale / factor
+    return codes * factor, scale / factor, factor
 
 
 def _integer_type(rounding: WeightFakeQuantize, layer: str) -> torch.dtype:
@@ -222,11 +224,12 @@ def _integer_type(rounding: WeightFakeQuantize, layer: str) -> torch.dtype:
 
 
 def _fit_accumulator(
-    codes: Tensor, scale: Tensor, bias: Tensor, x_scale: float | None
+    codes: Tensor, scale: Tensor, bias: Tensor, x_scale: float | None, factor: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Round the bias to multiples of input scale × weight scale, as the runtime will.
 
     Where a weight scale is so small that the bias would leave the int32 range, the scale grows and the codes shrink.
+    Where all codes are multiples of a `factor`, so are the sums of products: the bias is not rounded onto one of them.
     """
     if x_scale is None:
         return codes, scale.clamp(min=_SMALLEST_STEP), bias
@@ -236,7 +239,14 @@ def _fit_accumulator(
         codes = (codes * shrink.view((-1,) + (1,) * (codes.dim() - 1))).round()
     scale = torch.maximum(scale, least).float().double()
     step = (scale.float() * x_scale).double()
-    return codes, scale, (bias / step).round() * step
+    return codes, scale, _rounded_beside(bias / step, factor) * step
+
+
+def _rounded_beside(bias: Tensor, factor: int) -> Tensor:
+    """Rounded, but never onto a multiple of `factor` from beside it: a sum would be 0 and have lost its sign."""
+    rounded, multiple = bias.round(), (bias / factor).round() * factor
+    lost = (rounded == multiple) & (bias != multiple) if factor > 1 else torch.zeros_like(bias, dtype=torch.bool)
+    return torch.where(lost, multiple + (bias - multiple).sign(), rounded)
 
 
 def _input_scale(module: GraphModule, value: object) -> float | None:

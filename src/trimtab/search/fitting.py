@@ -37,11 +37,9 @@ def find_fit(
     Predictions err both ways: a bound that came out too large is tightened, one that came out too small is loosened,
     between what fitted and what did not. Memory cannot be predicted: where it is too much, a smaller file is asked for.
     """
-    tighten: dict[str, float] = {}
-    too_much: dict[str, float] = {}
-    searched, best = budget, None
+    bounds, searched, best = _Bounds(), budget, None
     for _ in range(_ROUNDS):
-        plan = search_in_order(profile, searched, order, tighten=tighten)
+        plan = search_in_order(profile, searched, order, tighten=bounds.asked)
         if plan is None:
             return best
         judged = best.judgement if best is not None and plan == best.plan else judge(plan)
@@ -53,26 +51,48 @@ def find_fit(
         over: list[str] = [limit.quantity for limit in judged.broken(budget, baseline) if limit.quantity != "drop"]
         if any(quantity not in room for quantity in over):
             return best
-        if not over:
-            best = Fit(plan, judged, searched, dict(tighten), order)
-            nearest = min(room, key=room.__getitem__, default="memory")
-            expected = predicted_in_order(profile, plan, order)
-            if nearest not in expected:
-                return best
-            asked, right = tighten.get(nearest, 1.0), expected[nearest] / judged.costs[nearest] / _MARGIN
-            if min(room[nearest], right / asked) < _WORTH:
-                return best
-            tighten[nearest] = math.sqrt(asked * too_much[nearest]) if nearest in too_much else right
+        if over:
+            if "memory" in over:
+                searched = _with_size(searched, judged.costs["size"] * room["memory"] / _MARGIN)
+            for quantity in set(over) - {"memory"}:
+                bounds.tighten(quantity, room[quantity])
             continue
-        for quantity in over:
-            if quantity == "memory":
-                searched = _with_size(searched, judged.costs["size"] * room[quantity] / _MARGIN)
-                continue
-            too_much[quantity] = tighten.get(quantity, 1.0)
-            tighten[quantity] = too_much[quantity] * room[quantity] / _MARGIN
-            if best is not None:
-                tighten[quantity] = math.sqrt(best.tighten.get(quantity, 1.0) * too_much[quantity])
+        best = Fit(plan, judged, searched, dict(bounds.asked), order)
+        nearest = min(room, key=room.__getitem__, default="memory")
+        expected = predicted_in_order(profile, plan, order)
+        if nearest not in expected or room[nearest] < _WORTH:
+            return best
+        if not bounds.loosen(nearest, expected[nearest] / judged.costs[nearest]):
+            return best
     return best
+
+
+class _Bounds:
+    """By which factor the search's bound on a quantity differs from the limit, between what fitted and what did not."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, float] = {}
+        self._fitted: dict[str, float] = {}
+        self._too_much: dict[str, float] = {}
+
+    def tighten(self, quantity: str, room: float) -> None:
+        """After a plan that has only `room` (below 1) of what it would need."""
+        self._too_much[quantity] = self.asked.get(quantity, 1.0)
+        fitted = self._fitted.get(quantity)
+        self.asked[quantity] = (
+            self._too_much[quantity] * room / _MARGIN
+            if fitted is None
+            else math.sqrt(fitted * self._too_much[quantity])
+        )
+
+    def loosen(self, quantity: str, right: float) -> bool:
+        """After a plan that fitted, predicted `right` times too large; False where that is not worth another search."""
+        self._fitted[quantity] = self.asked.get(quantity, 1.0)
+        if right / _MARGIN / self._fitted[quantity] < _WORTH:
+            return False
+        too_much = self._too_much.get(quantity)
+        self.asked[quantity] = right / _MARGIN if too_much is None else math.sqrt(self._fitted[quantity] * too_much)
+        return True
 
 
 def _with_size(budget: Budget, at_most: float) -> Budget:

@@ -9,6 +9,7 @@ from trimtab.job import FROM_PYTHON, LATENCY, Job
 from trimtab.judge import stored_beside
 from trimtab.lower import Artifact
 from trimtab.measure import (
+    Evaluation,
     Timing,
     artifact_peak,
     bootstrap_drop,
@@ -21,8 +22,21 @@ from trimtab.measure import (
     macs,
     zero_share,
 )
-from trimtab.plan import Budget, Drop, FrontierPoint, Hotspots, Measurement, Options, Plan, Proof, Result, Stored
+from trimtab.plan import (
+    Behaviour,
+    Budget,
+    Drop,
+    FrontierPoint,
+    Hotspots,
+    Measurement,
+    Options,
+    Plan,
+    Proof,
+    Result,
+    Stored,
+)
 from trimtab.report import LayerRow, ReportDetails, value_of, write_report
+from trimtab.report.behaviour import CHECKS, Compared, behaviour, changed
 from trimtab.search import Attempt, Rung, contradictions, nearest
 from trimtab.store import load, pack
 from trimtab.tasks import Inputs, Task
@@ -46,11 +60,23 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         proof = job.prove(artifact, network)
     with job.stage("measure"):
         stored = _stored(job, artifact, network)
-        baseline, compressed, drop = _measured(job, artifact, network, plan)
+        evaluated = _evaluated(job, artifact)
+        baseline, compressed, drop = _measured(job, artifact, network, plan, evaluated)
         if stored is not None:
             compressed = compressed.model_copy(update={"stored_bytes": stored.bytes})
         where = None if job.elsewhere is not None else _hotspots(job, artifact, network, proof)
-    broken = broken_limits(job.budget, baseline, compressed, drop) + disagreement(proof)
+    compared = Compared(
+        task=job.task,
+        before=job.float_artifact,
+        after=artifact,
+        original=job.network,
+        trained=network,
+        evaluated=evaluated,
+        seed=job.seed,
+    )
+    with job.stage("behaviour", len(CHECKS)) as advance:
+        found = behaviour(compared, job.budget.require, advance)
+    broken = broken_limits(job.budget, baseline, compressed, drop) + disagreement(proof) + unmet(job.budget, found)
     if stored is not None:
         broken += spoilt(job.budget, job.task, baseline, stored)
     result = Result(
@@ -68,6 +94,7 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
         proof=proof,
         artifact=str(artifact.path),
         stored=stored,
+        behaviour=found,
         seconds={**job.run.seconds(), "total": job.spent()},
         hotspots=where,
         frontier=(*(rung.as_point() for rung in rungs), *_points(job, tried)),
@@ -75,7 +102,8 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
     )
     job.run.write("plan.json", plan.to_json())
     job.run.write("result.json", result.to_json())
-    details = ReportDetails(layers=layer_rows(job.network, network, plan, proof), command=_command(job))
+    layers = layer_rows(job.network, network, plan, proof)
+    details = ReportDetails(layers=layers, changed=changed(compared), command=_command(job))
     job.run.write("details.json", details.to_json())
     write_report(result, details, job.run.file("report.html"))
     return result
@@ -102,10 +130,19 @@ def _stored(job: Job, artifact: Artifact, network: Network) -> Stored | None:
     return Stored(path=str(packed.path), bytes=packed.bytes, metric=metric, parts=packed.parts)
 
 
-def _measured(job: Job, artifact: Artifact, network: Network, plan: Plan) -> tuple[Measurement, Measurement, Drop]:
+def _evaluated(job: Job, artifact: Artifact) -> tuple[Evaluation, Evaluation]:
+    """What the float file and the artifact put out on the test split: the one look at it."""
+    assert job.task.test is not None
+    before, after = (evaluate(file, job.task.test, job.task.metric) for file in (job.float_artifact, artifact))
+    return before, after
+
+
+def _measured(
+    job: Job, artifact: Artifact, network: Network, plan: Plan, evaluated: tuple[Evaluation, Evaluation]
+) -> tuple[Measurement, Measurement, Drop]:
     test, metric, target = job.task.test, job.task.metric, job.target
     assert test is not None
-    before, after = (evaluate(thing, test, metric) for thing in (job.float_artifact, artifact))
+    before, after = evaluated
     both = {"before": job.float_artifact, "after": artifact}
     predicted_ms = job.judge.predicted_ms
     timed = _timed(job, both, first_rows(test, target.batch)) if predicted_ms is None else {}
@@ -162,6 +199,20 @@ def broken_limits(budget: Budget, baseline: Measurement, compressed: Measurement
         elif not limit.allows(measured, before):
             bound = f" with {100 * drop.confidence:g} % confidence" if is_drop and drop.confidence else ""
             broken.append(f"{limit.quantity} is {measured:.6g}{bound}, the limit {limit.bound(before):.6g}")
+    return broken
+
+
+def unmet(budget: Budget, found: Behaviour) -> list[str]:
+    """One phrase for every check that is required and does not hold, or could not be made."""
+    broken = []
+    for required in budget.require:
+        check = found.check(required.check)
+        if check is None:
+            broken.append(f"{required.check} is required, but was not checked: {found.left_out[required.check]}")
+        elif not check.holds:
+            broken.append(
+                f"{check.name} is {check.measured:.4g}, at most {check.at_most:.4g} is required: {check.verdict}"
+            )
     return broken
 
 
@@ -250,4 +301,6 @@ def _command(job: Job) -> str:
         if name not in _NOT_ON_THE_COMMAND_LINE and getattr(options, name) != Options.model_fields[name].default:
             words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     words += [] if options.recover else ["--no-recover"]
+    for required in job.budget.require:
+        words += ["--require", str(required)]
     return shlex.join([*words, "--target", job.target.name, "--seed", str(job.seed)])

@@ -18,6 +18,7 @@ from trimtab.commands.shared import (
     Memory,
     OpenTarget,
     Quiet,
+    Require,
     RunOption,
     Seed,
     Set,
@@ -60,6 +61,7 @@ def compress_command(
     macs: Macs = None,
     bops: Bops = None,
     memory: Memory = None,
+    require: Require = None,
     profile_for: ProfileFor = None,
     target: OpenTarget = None,
     run: RunOption = None,
@@ -91,7 +93,7 @@ def compress_command(
     given = {"drop": drop, "size": size, "stored_size": stored_size, "latency": latency, "macs": macs, "bops": bops}
     given["memory"] = memory
     limits = {**preset.limits, **{name: text for name, text in given.items() if text is not None}}
-    budgets = budgets_of(**limits)
+    budgets = budgets_of(require or (), **limits)
     loaded, settings, where = begun(task, setting, run)
     options = Options(
         recover=recover,
@@ -123,10 +125,12 @@ def compress_command(
 
 def _show(result: Any) -> None:
     """Before and after, why it is not faster, and where everything is."""
-    from trimtab.report import before_after, why_lines
+    from trimtab.report import before_after, behaviour_lines, why_lines
 
     Console().print(before_after(result))
     if result.hotspots is not None:
         Console().print(why_lines(result.hotspots))
+    if result.behaviour is not None:
+        Console().print(behaviour_lines(result.behaviour))
     where = Path(result.artifact).parent
     typer.echo(f"{result.artifact}\n{where / 'report.html'}\n{where / 'result.json'}")

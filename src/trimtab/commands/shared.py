@@ -43,6 +43,14 @@ Latency = Annotated[str | None, typer.Option(help="Longest time a batch: 0.5x of
 Macs = Annotated[str | None, typer.Option(help="Most multiply-accumulates a sample: 0.4x, or 50M.")]
 Bops = Annotated[str | None, typer.Option(help="Most bit operations a sample: 1%, or 2G.")]
 Memory = Annotated[str | None, typer.Option(help="Most memory at run time: 50%, or 64MB.")]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CHECK[=MOST]",
+        help="A check of the behaviour that must hold: classes, calibration, agreement, robustness, overfitting or "
+        "explanation; with a threshold of your own: calibration=0.02.",
+    ),
+]
 RunOption = Annotated[
     Path | None, typer.Option("--run", help="Folder of the run; default runs/TASK. Continues what it holds.")
 ]
@@ -97,15 +105,16 @@ def percent(fraction: float) -> str:
     return f"{fraction:.2%}"
 
 
-def budgets_of(**limits: str | None) -> list[Budget]:
+def budgets_of(require: Sequence[str] = (), **limits: str | None) -> list[Budget]:
     """One budget, or several where one of the limits lists several values: `50%,20%`. Raises: ConfigError."""
     several = [name for name, text in limits.items() if text and "," in text]
     if len(several) > 1:
         raise ConfigError(f"budget: {several[0]} and {several[1]} both list several values; give one a single value")
     if not several:
-        return [Budget(**limits)]  # type: ignore[arg-type]
+        return [Budget(require=require, **limits)]  # type: ignore[arg-type]
     name = several[0]
-    return [Budget(**{**limits, name: part}) for part in str(limits[name]).split(",")]  # type: ignore[arg-type]
+    parts = str(limits[name]).split(",")
+    return [Budget(require=require, **{**limits, name: part}) for part in parts]  # type: ignore[arg-type]
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

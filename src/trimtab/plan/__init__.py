@@ -5,6 +5,12 @@ from trimtab.plan.amount import Count as Count
 from trimtab.plan.amount import Fraction as Fraction
 from trimtab.plan.amount import Quantile as Quantile
 from trimtab.plan.amount import Threshold as Threshold
+from trimtab.plan.behaviour import THRESHOLDS as THRESHOLDS
+from trimtab.plan.behaviour import Aspect as Aspect
+from trimtab.plan.behaviour import Behaviour as Behaviour
+from trimtab.plan.behaviour import Check as Check
+from trimtab.plan.behaviour import CheckName as CheckName
+from trimtab.plan.behaviour import Requirement as Requirement
 from trimtab.plan.budget import Budget as Budget
 from trimtab.plan.budget import Limit as Limit
 from trimtab.plan.hotspots import Cpu as Cpu

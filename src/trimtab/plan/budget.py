@@ -1,12 +1,17 @@
-"""The user's limits. `Budget(drop=0.01, size="10%", latency="2ms")` becomes a tuple of `Limit`s."""
+"""The user's limits. `Budget(drop=0.01, size="10%", latency="2ms")` becomes a tuple of `Limit`s.
+
+Beside them, checks of the network's behaviour that must hold: `Budget(drop=0.01, require=["calibration=0.02"])`.
+"""
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from trimtab.errors import ConfigError
+from trimtab.plan.behaviour import Requirement, requirement
 from trimtab.plan.record import Record
 
 Quantity = Literal["drop", "size", "stored_size", "latency", "macs", "bops", "memory"]
@@ -67,9 +72,13 @@ class Limit(Record):
 
 
 class Budget(Record):
-    """At most one limit a quantity. Raises: ConfigError for a value that cannot be read, or limits that contradict."""
+    """At most one limit a quantity, and one requirement a check.
+
+    Raises: ConfigError for a value that cannot be read, or limits that contradict.
+    """
 
     limits: tuple[Limit, ...]
+    require: tuple[Requirement, ...] = ()
 
     def __init__(
         self,
@@ -82,6 +91,7 @@ class Budget(Record):
         bops: float | str | None = None,
         memory: str | None = None,
         limits: tuple[Limit, ...] = (),
+        require: Sequence[str | Requirement] = (),
     ) -> None:
         given: dict[Quantity, float | str | None] = {
             "drop": drop,
@@ -93,7 +103,8 @@ class Budget(Record):
             "memory": memory,
         }
         parsed = tuple(parse_limit(quantity, value) for quantity, value in given.items() if value is not None)
-        super().__init__(limits=limits + parsed)
+        required = tuple(requirement(text) if isinstance(text, str) else text for text in require)
+        super().__init__(limits=limits + parsed, require=required)
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
@@ -101,10 +112,12 @@ class Budget(Record):
     def _one_limit_a_quantity(self) -> "Budget":
         if not self.limits:
             raise ValueError(f"nothing is limited; give at least one of {', '.join(_UNITS)}")
-        names = [limit.quantity for limit in self.limits]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"{twice[0]} is limited twice; keep one of the two")
+        quantities: list[str] = [limit.quantity for limit in self.limits]
+        checks: list[str] = [required.check for required in self.require]
+        for what, names in {"limited": quantities, "required": checks}.items():
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{twice[0]} is {what} twice; keep one of the two")
         return self
 
     def limit(self, quantity: Quantity) -> Limit | None:
@@ -112,7 +125,7 @@ class Budget(Record):
         return next((limit for limit in self.limits if limit.quantity == quantity), None)
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.limits))
+        return ", ".join([*map(str, self.limits), *(f"require {required}" for required in self.require)])
 
 
 def parse_limit(quantity: Quantity, value: float | str) -> Limit:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from trimtab.plan.behaviour import Behaviour
 from trimtab.plan.budget import Budget
 from trimtab.plan.hotspots import Hotspots
 from trimtab.plan.plan import Plan
@@ -119,6 +120,7 @@ class Result(Record):
     proof: Proof
     artifact: str
     stored: Stored | None = None
+    behaviour: Behaviour | None = None
     seconds: dict[str, float]
     hotspots: Hotspots | None = None
     frontier: tuple[FrontierPoint, ...] = ()

@@ -14,5 +14,6 @@ from trimtab.report.summary import quantity_rows as quantity_rows
 from trimtab.report.summary import value_of as value_of
 from trimtab.report.terminal import Stages as Stages
 from trimtab.report.terminal import before_after as before_after
+from trimtab.report.terminal import behaviour_lines as behaviour_lines
 from trimtab.report.terminal import stages as stages
 from trimtab.report.why import why_lines as why_lines

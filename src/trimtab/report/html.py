@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from trimtab.errors import RunError
 from trimtab.plan import Record, Result
 from trimtab.report import frontier, numbers, summary, why
+from trimtab.report.behaviour import Changed
 from trimtab.run import atomic_write
 
 
@@ -29,9 +30,10 @@ class LayerRow(Record):
 
 
 class ReportDetails(Record):
-    """What the page shows beside the Result: the layers, and the command that does it all again."""
+    """What the page shows beside the Result: layers, rows that changed, and the command that does it all again."""
 
     layers: tuple[LayerRow, ...]
+    changed: tuple[Changed, ...] = ()
     command: str
 
 

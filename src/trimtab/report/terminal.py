@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
-from trimtab.plan import Result
+from trimtab.plan import Behaviour, Result
 from trimtab.report import numbers
 from trimtab.report.summary import LimitRow, interval, limit_rows, quantity_rows
 
@@ -36,6 +36,17 @@ def before_after(result: Result) -> Table:
         if quantity not in {row.quantity for row in rows}:
             table.add_row(limit.name, "", limit.measured, "", _limit(limit))
     return table
+
+
+def behaviour_lines(behaviour: Behaviour) -> Text:
+    """One line a check: whether it holds, and its verdict; then what was left out."""
+    text = Text("behaviour", "bold")
+    for check in behaviour.checks:
+        mark = ("\n✓ ", "green") if check.holds else ("\n✕ ", "red")
+        text.append_text(Text.assemble(mark, f"{check.name}: ", (check.verdict, "dim")))
+    for name, reason in behaviour.left_out.items():
+        text.append_text(Text.assemble(("\n– ", "yellow"), f"{name} left out: ", (reason, "dim")))
+    return text
 
 
 def _limit(row: LimitRow | None) -> Text:

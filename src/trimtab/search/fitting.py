@@ -98,4 +98,4 @@ class _Bounds:
 def _with_size(budget: Budget, at_most: float) -> Budget:
     """The budget with this limit on the size in place of its own."""
     others = tuple(limit for limit in budget.limits if limit.quantity != "size")
-    return Budget(limits=(*others, Limit(quantity="size", at_most=at_most)))
+    return budget.model_copy(update={"limits": (*others, Limit(quantity="size", at_most=at_most))})

@@ -11,7 +11,7 @@ export ZOO := $(abspath .venv/zoo)
 export TRIMTAB_DATA ?= $(abspath ../shared/data)
 export TRIMTAB_WEIGHTS ?= $(abspath ../shared/weights)
 
-.PHONY: demo test zoo bench nncodec clean
+.PHONY: demo test zoo bench nncodec pages clean
 
 demo: $(SETUP)-demo
 	$(BIN)/trimtab compress digits --drop 0.01 --size 10%
@@ -45,6 +45,17 @@ nncodec: .venv/nncodec/.setup
 		"opencv-python-headless<4.12" ptflops torchmetrics pillow click
 	.venv/nncodec/bin/pip install --quiet --no-deps torchvision
 	.venv/nncodec/bin/pip install --quiet --no-deps --no-build-isolation nncodec==2.1.3
+	touch $@
+
+# The demo's report in headless Chromium (Debian: apt install chromium), through Playwright, with axe-core from npm.
+pages: .venv/pages/.setup demo
+	.venv/pages/bin/python benchmarks/pages.py runs/digits/report.html --shots runs/pages \
+		--json benchmarks/results/pages.json
+
+.venv/pages/.setup:
+	$(PYTHON) -m venv .venv/pages
+	.venv/pages/bin/pip install --quiet playwright==1.65.2
+	mkdir -p .venv/pages/axe && cd .venv/pages/axe && npm pack --silent axe-core@4.14.1 && tar xzf axe-core-4.14.1.tgz
 	touch $@
 
 clean:

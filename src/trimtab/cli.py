@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from trimtab.commands.compare import compare_command
 from trimtab.commands.compress import compress_command
 from trimtab.commands.pack import pack_command, unpack_command
 from trimtab.commands.prune import prune_command
@@ -74,6 +75,7 @@ def main() -> None:
 
 
 app.command("compress")(compress_command)
+app.command("compare")(compare_command)
 
 
 @app.command("inspect")

@@ -35,7 +35,7 @@ from trimtab.plan import (
     Result,
     Stored,
 )
-from trimtab.report import LayerRow, ReportDetails, value_of, write_report
+from trimtab.report import LayerRow, ReportDetails, filters, histograms, sensitivity_of, value_of, write_report
 from trimtab.report.behaviour import CHECKS, Compared, behaviour, changed
 from trimtab.search import Attempt, Rung, contradictions, nearest
 from trimtab.store import load, pack
@@ -102,11 +102,23 @@ def conclude(job: Job, rungs: Sequence[Rung], tried: Sequence[Attempt], chosen: 
     )
     job.run.write("plan.json", plan.to_json())
     job.run.write("result.json", result.to_json())
-    layers = layer_rows(job.network, network, plan, proof)
-    details = ReportDetails(layers=layers, changed=changed(compared), command=_command(job))
+    details = _details(job, network, compared, layer_rows(job.network, network, plan, proof))
     job.run.write("details.json", details.to_json())
     write_report(result, details, job.run.file("report.html"))
     return result
+
+
+def _details(job: Job, network: Network, compared: Compared, layers: tuple[LayerRow, ...]) -> ReportDetails:
+    """What the report shows beside the result; the profile only where the run needed one."""
+    plain = network.dequantize()
+    return ReportDetails(
+        layers=layers,
+        command=_command(job),
+        changed=changed(compared),
+        histograms=histograms(job.network, plain),
+        sensitivity=sensitivity_of(job.profile) if job.profiled else (),
+        filters=filters(job.network, plain),
+    )
 
 
 def _hotspots(job: Job, artifact: Artifact, network: Network, proof: Proof) -> Hotspots | None:
@@ -274,6 +286,7 @@ def layer_rows(before: Network, after: Network, plan: Plan, proof: Proof) -> tup
                 width_after=0 if left is None else left.shape[0],
                 weight_bits=bits,
                 activation_bits=activation.bits if activation else 32,
+                bytes_before=4 * before.module.get_parameter(layer.weight).numel(),
                 bytes=0 if left is None else left.numel() * bits // 8,
                 kernel="float" if left_in_float else "integer",
                 zeros=0.0 if left is None else 1 - int(left.detach().count_nonzero()) / left.numel(),

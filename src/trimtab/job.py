@@ -272,11 +272,16 @@ class Job:
 
     # ── profile and search ──────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def profiled(self) -> bool:
+        """Whether there is a profile yet."""
+        return "profiled" in self.run
+
     @cached_property
     def profile(self) -> Profile:
         """What every option costs; kept in `profile.json`."""
         name = PROFILE
-        if "profiled" not in self.run:
+        if not self.profiled:
             network, baseline = self.network, self.baseline
             with self.run.stage("profile"):
                 profile = build_profile(

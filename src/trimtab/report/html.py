@@ -1,60 +1,32 @@
 """`report.html`: the whole answer on one page that needs no network and no other file."""
 
 from pathlib import Path
-from typing import Literal
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trimtab.errors import RunError
-from trimtab.plan import Record, Result
-from trimtab.report import frontier, numbers, summary, why
-from trimtab.report.behaviour import Changed
-from trimtab.run import atomic_write
-
-
-class LayerRow(Record):
-    """One layer as it came out. Bits are 32 where a side stays in float; `bytes` is its weight's share of the file.
-
-    `zeros` is the share (0..1) of exact zeros in what is left of the weight.
-    """
-
-    name: str
-    operator: str
-    width_before: int
-    width_after: int
-    weight_bits: int
-    activation_bits: int
-    bytes: int
-    kernel: Literal["integer", "float"]
-    zeros: float = 0.0
-
-
-class ReportDetails(Record):
-    """What the page shows beside the Result: layers, rows that changed, and the command that does it all again."""
-
-    layers: tuple[LayerRow, ...]
-    changed: tuple[Changed, ...] = ()
-    command: str
+from trimtab.plan import Result
+from trimtab.report import numbers, summary, why
+from trimtab.report.advice import advice
+from trimtab.report.details import ReportDetails
+from trimtab.report.figures import figures
+from trimtab.report.page import render, write_page
 
 
 def render_report(result: Result, details: ReportDetails) -> str:
     """The page, as text."""
-    environment = Environment(
-        loader=PackageLoader("trimtab", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     stages = [(name, spent) for name, spent in result.seconds.items() if name != "total"]
-    return environment.get_template("template.html").render(
+    drawn = figures(result, details)
+    there = {"frontier": "frontier" in drawn, "speed": result.hotspots, "behaviour": result.behaviour}
+    return render(
+        "report.html",
         result=result,
         details=details,
+        tabs=[tab for tab in ("summary", "frontier", "layers", "speed", "behaviour", "run") if there.get(tab, True)],
+        figures=drawn,
+        advice=advice(result),
         limits=summary.limit_rows(result),
         quantities=summary.quantity_rows(result),
         interval=summary.interval(result),
         conditions=summary.conditions(result.compressed),
-        chart=frontier.chart(result),
         times=why.time_rows(result.hotspots) if result.hotspots else (),
         hottest=why.layer_rows(result.hotspots) if result.hotspots else (),
         ran_on=why.why_conditions(result.hotspots) if result.hotspots else "",
@@ -70,7 +42,7 @@ def render_report(result: Result, details: ReportDetails) -> str:
 
 def write_report(result: Result, details: ReportDetails, path: str | Path) -> Path:
     """Write the page, in place of an older one, and return its path."""
-    return atomic_write(Path(path), render_report(result, details))
+    return write_page(render_report(result, details), path)
 
 
 def report(run: str | Path) -> Path:
@@ -79,9 +51,15 @@ def report(run: str | Path) -> Path:
     Raises: RunError when the run has not got that far, ConfigError when a file is damaged.
     """
     folder = Path(run)
-    result = Result.from_json(_read(folder / "result.json"), where=str(folder / "result.json"))
+    result = result_of(folder)
     details = ReportDetails.from_json(_read(folder / "details.json"), where=str(folder / "details.json"))
     return write_report(result, details, folder / "report.html")
+
+
+def result_of(run: str | Path) -> Result:
+    """What a run folder's `result.json` says. Raises: RunError when there is none, ConfigError when it is damaged."""
+    file = Path(run) / "result.json"
+    return Result.from_json(_read(file), where=str(file))
 
 
 def _read(file: Path) -> bytes:

@@ -32,11 +32,16 @@ def time_rows(found: Hotspots) -> tuple[TimeRow, ...]:
 
 def layer_rows(found: Hotspots) -> tuple[TimeRow, ...]:
     """The layers of the artifact that take longest."""
+    return _rows(None, dict(sorted(by_layer(found.after).items(), key=lambda item: -item[1])[:_MOST_LAYERS]))
+
+
+def by_layer(timeline: Timeline | None) -> dict[str, float]:
+    """Milliseconds of each layer, where the runtime tells of which layer a kernel is."""
     sums: dict[str, float] = {}
-    for operator in found.after.operators:
+    for operator in timeline.operators if timeline else ():
         if operator.layer:
             sums[operator.layer] = sums.get(operator.layer, 0.0) + operator.milliseconds
-    return _rows(None, dict(sorted(sums.items(), key=lambda item: -item[1])[:_MOST_LAYERS]))
+    return sums
 
 
 def _rows(before: Mapping[str, float] | None, after: Mapping[str, float]) -> tuple[TimeRow, ...]:

@@ -17,7 +17,7 @@ def picture(x: Tensor) -> str:
     """
     if x.dim() == 2:
         x = x[None]
-    if x.dim() != 3 or x.shape[0] not in (1, 3) or not x.is_floating_point() or min(x.shape[1:]) < 4:
+    if x.dim() != 3 or x.shape[0] not in (1, 3) or not x.is_floating_point() or min(x.shape[1:]) < 2:
         return ""
     step = max(1, -(-max(x.shape[1:]) // _LARGEST))
     x = x[:, ::step, ::step].double()

@@ -30,6 +30,7 @@ from trimtab.prune import UnitCriterion
 from trimtab.quant.entropy import Entropy
 from trimtab.recover import Settings, recover, repair, settle
 from trimtab.recover.checkpoint import digest
+from trimtab.recover.events import recording
 from trimtab.recover.seeding import seeded
 from trimtab.recover.stepwise import bytes_a_row
 from trimtab.report import Stages
@@ -460,7 +461,7 @@ class Job:
 
             def on_step(now: int, total: int, text: str) -> None:
                 nonlocal done
-                advance(now - done)
+                advance(now - done, text)
                 done = now
 
             return self.train(
@@ -471,6 +472,9 @@ class Job:
                 seed=self.seed + number,
                 checkpoint=self.run.file(_file("recover", key)),
                 on_step=on_step,
+                events=self.run.file("events") / f"{number}-{Path(_file('attempt', key)).stem}"
+                if recording()
+                else None,
             )
 
     @cached_property

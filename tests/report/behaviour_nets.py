@@ -9,7 +9,7 @@ from trimtab.report.behaviour import Compared
 from trimtab.tasks import Task
 
 CLASSES, SIDE, SIGMA = 4, 7, 1.6
-ROWS = {"train": 1000, "val": 1000, "test": 3000}
+ROWS = {"train": 500, "val": 500, "test": 3000}
 
 
 class Halves(nn.Module):

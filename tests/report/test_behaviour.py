@@ -43,7 +43,7 @@ def damaged(kind: str, means: Tensor, data) -> nn.Module:
     raise AssertionError(kind)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("kind", ["classes", "calibration", "explanation", "robustness", "overfitting"])
 def test_damage_is_caught_by_its_check_and_only_by_it(kind, seed):
     task, means, data = made(seed)

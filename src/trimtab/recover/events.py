@@ -1,5 +1,6 @@
 """TensorBoard events of a recovery: one value of each curve an epoch."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ def open_events(folder: Path | None, *, epochs_done: int) -> Any:
             "recover: events needs the package 'tensorboard'; pip install 'trimtab[tensorboard]'"
         ) from error
     return SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+
+def recording() -> bool:
+    """Whether events can be written."""
+    return find_spec("tensorboard") is not None
 
 
 def write(writer: Any, entry: Entry, network: Network, strength: float | None) -> None:

@@ -81,15 +81,15 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-        """Yields `advance(steps=1)`. `total` is how many steps the stage has, None when that is not known."""
+        """Yields `advance(steps=1, note="")`; the note stands behind the bar. `total` is None when it is not known."""
         if self._quiet:
             yield _nothing
             return
         begin = time.monotonic()
         if self._console.is_terminal:
             with self._bar() as progress:
-                task = progress.add_task(name, total=total)
-                yield lambda steps=1: progress.advance(task, steps)
+                task = progress.add_task(name, total=total, note="")
+                yield lambda steps=1, note="": progress.update(task, advance=steps, note=note)
         else:
             yield _nothing
         self._console.print(f"{name:<10} {numbers.seconds(time.monotonic() - begin):>12}", highlight=False)
@@ -100,6 +100,7 @@ class Stages:
             TextColumn("{task.description:<10}"),
             BarColumn(),
             _TimeLeft(),
+            TextColumn("{task.fields[note]}", style="dim"),
             console=self._console,
             transient=True,
         )
@@ -110,5 +111,5 @@ def stages(quiet: bool = False) -> Stages:
     return Stages(quiet=quiet)
 
 
-def _nothing(steps: float = 1) -> None:
+def _nothing(steps: float = 1, note: str = "") -> None:
     """There is no bar to move."""

@@ -10,6 +10,8 @@ from trimtab.plan.behaviour import Aspect, Check
 from trimtab.report.behaviour.compared import Compared, LeftOutError
 from trimtab.report.behaviour.labelled import Labelled
 
+_ENOUGH = 20_000
+"""Labels from which a temperature is found."""
 _TEMPERATURES = torch.logspace(-1.5, 1.5, 61, dtype=torch.float64)
 
 
@@ -47,6 +49,8 @@ def closest(before: Labelled, after: Labelled) -> tuple[float, float]:
 
     What is left at the best one is no matter of being sure, which the calibration tells.
     """
+    every = -(-len(before.labels) // _ENOUGH)
+    before, after = before.every(every), after.every(every)
     found = [_divergence(before, after, float(temperature)) for temperature in _TEMPERATURES]
     best = min(range(len(found)), key=found.__getitem__)
     return found[best], float(_TEMPERATURES[best])

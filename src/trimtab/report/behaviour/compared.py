@@ -9,10 +9,12 @@ import torch
 
 from trimtab.errors import TrimtabError
 from trimtab.graph import Network
-from trimtab.measure import Evaluation
+from trimtab.measure import Evaluation, macs
 from trimtab.report.behaviour.labelled import Labelled, labelled
 from trimtab.tasks import Loader, Task
 from trimtab.tasks.rows import concatenate, count, take
+
+_FEWEST = 8
 
 
 class LeftOutError(TrimtabError):
@@ -40,6 +42,10 @@ class Compared:
                 "the task has no classes: it needs one output a class, and labels that are whole numbers"
             )
         return found[0], found[1]
+
+    def affordable(self, rows: int, multiply_adds: float) -> int:
+        """So many rows, or as many as the original can see for so many MACs, at least eight."""
+        return max(_FEWEST, min(rows, int(multiply_adds / max(1, macs(self.original)))))
 
 
 def first(loader: Loader, rows: int) -> list[tuple[Any, Any]]:

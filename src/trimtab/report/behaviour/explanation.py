@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from trimtab.graph import Network
+from trimtab.measure import macs
 from trimtab.plan.behaviour import Aspect, Check
 from trimtab.report.behaviour.compared import Compared, LeftOutError, first, inputs_of
 from trimtab.tasks import call, evaluating
 
 _ROWS, _FEWEST_PARTS, _PARTS_A_SIDE, _PARTS = 8, 4, 7, 48
 _STEPS, _SAMPLES, _AT_A_TIME = 24, 160, 40
+_PASSES, _MACS = 2 * (2 * _SAMPLES + 3 * _STEPS), 5e11
+"""Through both networks for one row; and what all of them may take."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,16 @@ def explanation(compared: Compared, at_most: float) -> Check:
 
     Integrated gradients (inputs of floats only), SHAP and LIME say of each part of the input how much it did for what
     the original predicts. Parts are the fields of a grid over images, stretches of a sequence, or single features.
-    Raises: LeftOutError for inputs of fewer than four parts, or without Captum.
+    Of large networks fewer rows are looked at.
+    Raises: LeftOutError for inputs of fewer than four parts, networks beyond 600 M MACs, or without Captum.
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks"; Lundberg & Lee 2017, "A Unified
     Approach to Interpreting Model Predictions"; Ribeiro et al. 2016, "Why Should I Trust You?".
     """
     assert compared.task.test is not None
-    inputs, structure = pytree.tree_flatten(inputs_of(first(compared.task.test, _ROWS)))
+    rows = min(_ROWS, int(_MACS / _PASSES / max(1, macs(compared.original))))
+    if rows < 1:
+        raise LeftOutError(f"{_PASSES} passes for each row take too long with so many MACs")
+    inputs, structure = pytree.tree_flatten(inputs_of(first(compared.task.test, rows)))
     scores = [_score(network, structure) for network in (compared.original, compared.trained)]
     with evaluating(compared.original), evaluating(compared.trained):
         with torch.no_grad():

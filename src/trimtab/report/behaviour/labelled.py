@@ -26,6 +26,10 @@ class Labelled:
         """How many classes there are."""
         return self.log_probabilities.shape[1]
 
+    def every(self, step: int) -> "Labelled":
+        """Every so many-th label."""
+        return Labelled(self.log_probabilities[::step], self.labels[::step], self.row[::step])
+
     @cached_property
     def predicted(self) -> Tensor:
         """The most probable class of each."""

@@ -4,13 +4,14 @@ from trimtab.measure import drop_of, evaluate
 from trimtab.plan.behaviour import Aspect, Check
 from trimtab.report.behaviour.compared import Compared, first
 
-_ROWS, _TINY = 1000, 1e-12
+_ROWS, _MACS, _TINY = 1000, 5e10, 1e-12
 
 
 def overfitting(compared: Compared, at_most: float) -> Check:
     """By how much the gap between train and val grows, relative to the original's metric on val."""
     task = compared.task
-    splits = {"train": first(task.train, _ROWS), "val": first(task.val, _ROWS)}
+    rows = compared.affordable(_ROWS, _MACS)
+    splits = {"train": first(task.train, rows), "val": first(task.val, rows)}
     found = {
         name: [evaluate(network, batches, task.metric).value for network in (compared.before, compared.after)]
         for name, batches in splits.items()

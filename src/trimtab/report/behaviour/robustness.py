@@ -13,6 +13,8 @@ from trimtab.report.behaviour.corruptions import corrupted
 from trimtab.tasks.rows import concatenate, count, take
 
 _ROWS, _BATCH, _TINY = 512, 64, 1e-12
+_MACS = 1.5e10
+"""Of one pass; up to twelve kinds and strengths are two dozen passes."""
 
 
 def robustness(compared: Compared, at_most: float) -> Check:
@@ -23,7 +25,7 @@ def robustness(compared: Compared, at_most: float) -> Check:
     """
     task = compared.task
     assert task.test is not None
-    batches = first(task.test, _ROWS)
+    batches = first(task.test, compared.affordable(_ROWS, _MACS))
     inputs, targets = inputs_of(batches), concatenate([target for _, target in batches])
 
     def metrics(inputs: Any) -> tuple[float, float]:

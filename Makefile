@@ -21,6 +21,7 @@ test: $(SETUP)-dev $(SETUP)-zoo
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 # Every architecture: an hour on two cores.

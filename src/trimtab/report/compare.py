@@ -1,6 +1,6 @@
 """Several runs side by side: a table for the terminal, and a page in the report's style."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,15 +51,20 @@ class Comparison:
         results = list(self.results.values())
         drops = [result.drop.value for result in results]
         costs = {quantity: [value_of(quantity, of.compressed) for of in results] for quantity in self._quantities}
-        least = {quantity: min(value for value in column if value is not None) for quantity, column in costs.items()}
+        least = {
+            quantity: _least([value for value in column if value is not None]) for quantity, column in costs.items()
+        }
         return [
             (
                 Cell(name),
                 Cell("✓ met" if result.met else "✕ not met"),
                 Cell("–" if result.compressed.metric is None else f"{result.compressed.metric:.4f}"),
-                Cell(text_of("drop", result.drop.value), best=result.drop.value == min(drops)),
+                Cell(text_of("drop", result.drop.value), best=result.drop.value == min(drops) < max(drops)),
                 *(
-                    Cell("–" if value is None else text_of(quantity, value), best=value == least[quantity])
+                    Cell(
+                        "–" if value is None else text_of(quantity, value),
+                        best=value is not None and value == least[quantity],
+                    )
                     for quantity, value in ((quantity, costs[quantity][number]) for quantity in costs)
                 ),
             )
@@ -102,6 +107,11 @@ def write_comparison(compared: Comparison, path: str | Path) -> Path:
         figures=drawn,
     )
     return write_page(text, path)
+
+
+def _least(values: Sequence[float]) -> float | None:
+    """The least, where it is less than another."""
+    return min(values) if min(values) < max(values) else None
 
 
 def _verdict(result: Result, name: CheckName) -> Verdict:

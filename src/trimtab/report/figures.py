@@ -74,7 +74,7 @@ def _frontier(result: Result) -> Figure | None:
             traces.append(_dots([cost], [drop], name, said, {"size": 13, "color": colour, "symbol": symbol}))
             rows.append((name, text_of(quantity, cost), text_of("drop", drop), ""))
     layout = {
-        "xaxis": {"type": "log", "title": {"text": NAMES[quantity]}, "tickformat": "~s"},
+        "xaxis": {"type": "log", "title": {"text": NAMES[quantity]}, "tickformat": "~s", "dtick": "D2"},
         "yaxis": {"title": {"text": "drop of the metric"}, "range": [low, high]},
         "shapes": list(_limits(result, quantity)),
     }
@@ -104,7 +104,7 @@ def artifacts(results: Mapping[str, Result]) -> Figure | None:
             (name, numbers.size(size), text_of("drop", drop), f"{numbers.signed(low)} … {numbers.signed(high)}")
         )
     layout = {
-        "xaxis": {"type": "log", "title": {"text": NAMES["size"]}, "tickformat": "~s"},
+        "xaxis": {"type": "log", "title": {"text": NAMES["size"]}, "tickformat": "~s", "dtick": "D2"},
         "yaxis": {"title": {"text": "drop of the metric, with 95 % interval"}},
     }
     return Figure(
@@ -219,6 +219,7 @@ def _weights(histograms: Sequence[Histogram]) -> Figure | None:
         "yaxis": {"title": {"text": "share of the weights"}, "tickformat": "~p"},
         "xaxis": {"title": {"text": "weight"}},
         "updatemenus": [menu],
+        "legend": {"orientation": "h", "y": -0.3, "x": 0, "yanchor": "top"},
     }
     return Figure(
         name="weights",
@@ -269,7 +270,7 @@ def _spec(traces: list[dict[str, Any]], layout: dict[str, Any]) -> str:
         "margin": {"l": 56, "r": 12, "t": 36, "b": 48},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
-        "legend": {"orientation": "h", "y": -0.25, "x": 0, "yanchor": "top"},
+        "legend": {"orientation": "h", "y": 1.02, "x": 0, "yanchor": "bottom"},
         "hoverlabel": {"bgcolor": "#1d2327", "font": {"color": "#ffffff"}},
     }
     axes = {axis: {"automargin": True, **layout.get(axis, {})} for axis in ("xaxis", "yaxis")}

@@ -370,14 +370,18 @@ def test_wrong_usage_ends_with_2(call, arguments):
     assert "Usage" in err or "Error" in err
 
 
+def contents(run):
+    """Every file of a run's folder but the lock."""
+    files = (path for path in run.rglob("*") if path.is_file() and path.name != "lock")
+    return {path.relative_to(run): path.read_bytes() for path in files}
+
+
 def test_a_folder_of_another_run(refuses, finished, run):
     command = ("compress", finished[0], *tiny.COMMAND, "--run", run)
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    before = contents(run)
     refuses("is a run with seed 0, not 1; give another --run, or delete the folder", *command, "--seed", 1)
     refuses("is a run with budget", *command[:2], "--drop", "0.5", "--run", run)
-    assert {path.name: path.read_bytes() for path in run.iterdir() if path.name != "lock"} == {
-        name: content for name, content in before.items() if name != "lock"
-    }
+    assert contents(run) == before
 
 
 def test_a_plan_for_another_network(refuses, finished, run, tmp_path):

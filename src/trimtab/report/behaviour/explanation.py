@@ -16,7 +16,7 @@ from trimtab.plan.behaviour import Aspect, Check
 from trimtab.report.behaviour.compared import Compared, LeftOutError, first, inputs_of
 from trimtab.tasks import call, evaluating
 
-_ROWS, _FEWEST_PARTS, _PARTS_A_SIDE, _PARTS = 8, 4, 7, 48
+_ROWS, _FEWEST_PARTS, _PARTS_A_SIDE, _PARTS = 4, 4, 7, 48
 _STEPS, _SAMPLES, _AT_A_TIME = 24, 160, 40
 _PASSES, _MACS = 2 * (2 * _SAMPLES + 3 * _STEPS), 5e11
 """Through both networks for one row; and what all of them may take."""

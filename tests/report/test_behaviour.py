@@ -85,6 +85,8 @@ def test_recalls_are_those_of_torchmetrics_and_the_interval_holds_them():
         assert [getattr(aspect, column) for aspect in check.aspects] == pytest.approx(expected.tolist(), abs=1e-6)
     for aspect in check.aspects:
         assert aspect.interval[0] <= aspect.after - aspect.before <= aspect.interval[1]
+    lost = [aspect.interval[1] < 0 for aspect in check.aspects]
+    assert lost == [False] * (CLASSES - 1) + [True]  # only the last class surely got worse
     assert f"class {CLASSES - 1} paid" in check.verdict
 
 
@@ -289,10 +291,12 @@ def test_pictures_are_the_images(tmp_path):
         ("classes", Requirement(check="classes")),
         ("calibration=0.02", Requirement(check="calibration", at_most=0.02)),
         (" agreement = 5% ", Requirement(check="agreement", at_most=0.05)),
+        ("robustness=0.0123456", Requirement(check="robustness", at_most=0.0123456)),
     ],
 )
-def test_a_requirement_is_read(text, expected):
+def test_a_requirement_is_read_and_written_again(text, expected):
     assert Budget(drop=0.01, require=[text]).require == (expected,)
+    assert Budget(drop=0.01, require=[str(expected)]).require == (expected,)
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,12 @@ def test_limits_are_judged_by_what_was_measured():
     assert at_all.used == 0
 
 
+def test_with_a_confidence_the_bound_is_what_is_held_against_the_limit():
+    sure = Drop(value=0.004, ci95=(0.0, 0.011), confidence=0.95, bound=0.0105)
+    row = limit_rows(result(drop=sure))[0]
+    assert (row.quantity, row.holds, row.measured) == ("drop", False, "0.0105")
+
+
 def test_quantities_that_were_measured_once_are_left_out():
     rows = quantity_rows(result(baseline=BEFORE.model_copy(update={"macs": None})))
     assert [row.quantity for row in rows] == ["drop", "size", "latency", "bops"]
@@ -252,7 +258,7 @@ def test_every_point_of_the_frontier_is_drawn_and_the_best_are_joined(points):
         assert ((x, y) in line) == (not beaten)
     low, high = drawn("frontier", frontier=tuple(points))["layout"]["yaxis"]["range"]
     assert low < min(y for _, y in dots)
-    assert sum(y <= high for _, y in dots) >= len(dots) / 2
+    assert sum(point.drop <= high for point in points) >= len(points) / 2
 
 
 def test_the_limits_and_the_artifact_are_where_their_values_are():

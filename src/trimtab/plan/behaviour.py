@@ -63,7 +63,7 @@ class Requirement(Record):
     at_most: float | None = None
 
     def __str__(self) -> str:
-        return self.check if self.at_most is None else f"{self.check}={self.at_most:.4g}"
+        return self.check if self.at_most is None else f"{self.check}={self.at_most!r}"
 
 
 def requirement(text: str) -> Requirement:

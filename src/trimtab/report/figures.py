@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab.plan import Check, Result
+from trimtab.plan import Aspect, Check, Result
 from trimtab.report import frontier, numbers, why
 from trimtab.report.details import Histogram, ReportDetails, Sensitivity
 from trimtab.report.sensitivity import CHOICES
@@ -240,14 +240,21 @@ def _aspects(check: Check) -> Figure | None:
         _bars(names, [aspect.before or 0.0 for aspect in of], "original", BEFORE),
         _bars(names, [aspect.after for aspect in of], "compressed", AFTER),
     ]
-    rows = ((aspect.label, numbers.three(aspect.before or 0.0), numbers.three(aspect.after)) for aspect in of)
+    rows = (
+        (aspect.label, numbers.three(aspect.before or 0.0), numbers.three(aspect.after), _interval(aspect))
+        for aspect in of
+    )
     return Figure(
         name=check.name,
         says=f"{check.name}: original beside compressed",
         spec=_spec(traces, {"barmode": "group"}),
-        columns=("", "original", "compressed"),
+        columns=("", "original", "compressed", "interval of the change"),
         rows=tuple(rows),
     )
+
+
+def _interval(aspect: Aspect) -> str:
+    return "" if aspect.interval is None else " … ".join(map(numbers.signed, aspect.interval))
 
 
 def _dots(x: list[float], y: list[float], name: str, said: list[str], marker: dict[str, Any]) -> dict[str, Any]:

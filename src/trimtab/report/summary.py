@@ -73,7 +73,7 @@ def limit_rows(result: Result) -> tuple[LimitRow, ...]:
     rows = []
     for limit in result.budget.limits:
         quantity = limit.quantity
-        measured, before = result.drop.value, 0.0
+        measured, before = result.drop.limited, 0.0
         if quantity != "drop":
             found = value_of(quantity, result.compressed), value_of(quantity, result.baseline)
             if found[0] is None or (limit.relative and found[1] is None):

@@ -28,10 +28,11 @@ def classes(compared: Compared, at_most: float) -> Check:
     if not bool(judged.any()):
         raise LeftOutError(f"no class has {_ENOUGH} labels")
     lost = right_before - right_after
-    drop, extra = lost.sum(0) / number.sum(0), lost.sum(0) / number.sum(0) - lost.sum() / number.sum()
-    spread = _spread(lost, number, compared.seed)
+    drop = lost.sum(0) / number.sum(0)
+    overall = float(lost.sum() / number.sum())
+    spread, spread_beyond = _spreads(lost, number, compared.seed)
     wide = float(norm.ppf(1 - (1 - _CONFIDENCE) / 2 / int(judged.sum())))
-    surely = torch.where(judged, extra - wide * spread, torch.tensor(-1.0).double())
+    surely = torch.where(judged, drop - overall - wide * spread_beyond, torch.tensor(-1.0).double())
     worst = int(surely.argmax())
     measured = max(0.0, float(surely[worst]))
     aspects = tuple(
@@ -47,17 +48,16 @@ def classes(compared: Compared, at_most: float) -> Check:
         name="classes",
         measured=measured,
         at_most=at_most,
-        verdict=_verdict(measured, at_most, worst, drop, lost, number),
+        verdict=_verdict(measured, at_most, worst, float(drop[worst]), overall),
         aspects=aspects,
     )
 
 
-def _verdict(measured: float, at_most: float, worst: int, drop: Tensor, lost: Tensor, number: Tensor) -> str:
-    overall = float(lost.sum() / number.sum())
+def _verdict(measured: float, at_most: float, worst: int, drop: float, overall: float) -> str:
     if measured <= at_most:
         return f"no class surely loses over {100 * at_most:.3g} points more than all together ({100 * overall:.2f})"
     return (
-        f"class {worst} paid: its recall falls by {100 * float(drop[worst]):.1f} points, that of all by "
+        f"class {worst} paid: its recall falls by {100 * drop:.1f} points, that of all by "
         f"{100 * overall:.2f}; look at its examples, and give it more weight in the loss or more room in the budget"
     )
 
@@ -68,13 +68,14 @@ def _by_row(labels: Tensor, row: Tensor, classes_: int, values: Tensor) -> Tenso
     return found.index_put_((row, labels), values.double(), accumulate=True)
 
 
-def _spread(lost: Tensor, number: Tensor, seed: int) -> Tensor:
-    """The bootstrap's standard deviation of each class's drop beyond that of all [classes]."""
+def _spreads(lost: Tensor, number: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """The bootstrap's standard deviations of each class's drop, and of what it is beyond that of all [classes]."""
     generator = torch.Generator().manual_seed(seed)
     rows = len(lost)
-    found = []
+    drops, beyond = [], []
     for _ in range(_RESAMPLES):
         weight = torch.randint(rows, (rows,), generator=generator).bincount(minlength=rows).double()
         share, count = weight @ lost, weight @ number
-        found.append(share / count.clamp(min=1) - share.sum() / count.sum())
-    return torch.stack(found).std(0)
+        drops.append(share / count.clamp(min=1))
+        beyond.append(drops[-1] - share.sum() / count.sum())
+    return torch.stack(drops).std(0), torch.stack(beyond).std(0)

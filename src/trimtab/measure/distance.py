@@ -45,7 +45,7 @@ def distance(network: Network, original: Network, batches: Iterable[tuple[Inputs
         raise TaskError("distance: the data has no batches; give batches=[(inputs, target), …]")
     with evaluating(network), evaluating(original):
         moved = divergence(outputs_of(network, inputs), outputs_of(original, inputs))
-    ours, theirs = _weights(network.dequantize()), _weights(original)
+    ours, theirs = weights_of(network.dequantize()), weights_of(original)
     return Distance(
         divergence=moved,
         weights={name: _relative(ours[name], weight) for name, weight in theirs.items() if name in ours},
@@ -70,8 +70,8 @@ def outputs_of(network: Network, batches: Sequence[Inputs]) -> list[Tensor]:
     return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
-def _weights(network: Network) -> dict[str, Tensor]:
-    """By layer; a shared weight once."""
+def weights_of(network: Network) -> dict[str, Tensor]:
+    """By layer, in float64; a shared weight once."""
     return {
         layer.name: network.module.get_parameter(layer.weight).detach().double()
         for layer in network.layers

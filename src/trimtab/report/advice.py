@@ -2,7 +2,7 @@
 
 from trimtab.plan import Result
 from trimtab.report import numbers
-from trimtab.report.summary import NAMES, text_of, value_of
+from trimtab.report.summary import NAMES, limit_rows, text_of
 
 _SLACK = 0.7
 _SLOW = 0.9
@@ -18,32 +18,20 @@ def advice(result: Result) -> tuple[str, ...]:
 
 def _unmet(result: Result) -> list[str]:
     """What would make a budget possible that was not met."""
-    broken = [limit for limit in result.budget.limits if not _holds(result, limit.quantity)]
-    if not broken:
-        return []
+    broken = [row.quantity for row in limit_rows(result) if not row.holds]
     found = []
-    drop = result.budget.limit("drop")
-    if any(limit.quantity == "drop" for limit in broken):
+    if "drop" in broken:
         found.append("give recovery more time: --minutes or --epochs; or allow a larger file or a longer latency")
+    drop = result.budget.limit("drop")
     inside = [point for point in result.frontier if drop is None or drop.allows(point.drop)]
-    for limit in broken:
-        costs = [point.costs[limit.quantity] for point in inside if limit.quantity in point.costs]
-        if limit.quantity != "drop" and costs:
-            name = limit.quantity.replace("_", "-")
+    for quantity in broken:
+        costs = [point.costs[quantity] for point in inside if quantity in point.costs]
+        if costs:
             found.append(
-                f"the least {NAMES[limit.quantity]} within the drop was {text_of(limit.quantity, min(costs))}: "
-                f"ask for that with --{name}, or try --refine tpe, which judges more plans"
+                f"the least {NAMES[quantity]} within the drop was {text_of(quantity, min(costs))}: ask for that with "
+                f"--{quantity.replace('_', '-')}, or try --refine tpe, which judges more plans"
             )
     return found
-
-
-def _holds(result: Result, quantity: str) -> bool:
-    limit = result.budget.limit(quantity)  # type: ignore[arg-type]
-    assert limit is not None
-    if quantity == "drop":
-        return limit.allows(result.drop.limited)
-    measured = value_of(quantity, result.compressed)
-    return measured is not None and limit.allows(measured, value_of(quantity, result.baseline) or 0.0)
 
 
 def _behaviour(result: Result) -> list[str]:
@@ -64,13 +52,8 @@ def _speed(result: Result) -> list[str]:
 def _room(result: Result) -> list[str]:
     """Limits that are far from used up."""
     found = []
-    for limit in result.budget.limits:
-        before = value_of(limit.quantity, result.baseline) if limit.quantity != "drop" else 0.0
-        measured = result.drop.value if limit.quantity == "drop" else value_of(limit.quantity, result.compressed)
-        bound = limit.bound(before or 0.0)
-        if measured is None or bound <= 0 or measured > _SLACK * bound:
-            continue
-        left = numbers.percent(1 - max(0.0, measured) / bound, 0)
-        what = "remove more: set a lower --size or --latency" if limit.quantity == "drop" else "or lose less: loosen it"
-        found.append(f"{NAMES[limit.quantity]}: {left} of the limit is not used; you could {what}")
+    for row in limit_rows(result):
+        if row.used is not None and row.used <= _SLACK:
+            what = "remove more: set a lower --size or --latency" if row.quantity == "drop" else "lose less: loosen it"
+            found.append(f"{row.name}: {numbers.percent(1 - row.used, 0)} of the limit is not used; you could {what}")
     return found

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from trimtab.graph import Network
+from trimtab.measure.distance import weights_of
 from trimtab.report.behaviour.pictures import picture
 from trimtab.report.details import Filters, Histogram
 
@@ -31,15 +32,6 @@ def filters(before: Network, after: Network) -> Filters | None:
             shown = [tuple(picture(part) for part in of[:_FILTERS]) for of in (weight, theirs[name])]
             return Filters(layer=name, before=shown[0], after=shown[1])
     return None
-
-
-def weights_of(network: Network) -> dict[str, Tensor]:
-    """By layer; a shared weight once."""
-    return {
-        layer.name: network.module.get_parameter(layer.weight).detach().float()
-        for layer in network.layers
-        if "#" not in layer.name
-    }
 
 
 def _histogram(name: str, before: Tensor, after: Tensor) -> Histogram:

@@ -11,6 +11,7 @@ from trimtab.errors import TrimtabError
 from trimtab.graph import Network
 from trimtab.measure import Evaluation, macs
 from trimtab.report.behaviour.labelled import Labelled, labelled
+from trimtab.search.profile import first_batches
 from trimtab.tasks import Loader, Task
 from trimtab.tasks.rows import concatenate, count, take
 
@@ -49,18 +50,11 @@ class Compared:
 
 
 def first(loader: Loader, rows: int) -> list[tuple[Any, Any]]:
-    """The first rows of a loader, in batches."""
-    batches, left = [], rows
-    for inputs, target in loader:
-        number = count(inputs)
-        if number > left:
-            index = torch.arange(left)
-            inputs, target = take(inputs, index), take(target, index)
-        batches.append((inputs, target))
-        left -= min(left, number)
-        if left == 0:
-            break
-    return batches
+    """The first rows of a loader and no more, in batches."""
+    batches = list(first_batches(loader, rows))
+    inputs, target = batches[-1]
+    index = torch.arange(count(inputs) - max(0, sum(count(inputs) for inputs, _ in batches) - rows))
+    return [*batches[:-1], (take(inputs, index), take(target, index))]
 
 
 def inputs_of(batches: list[tuple[Any, Any]]) -> Any:

@@ -3,12 +3,17 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+import trimtab as tt
 from test_guide import GUIDE, code
 from trimtab.cli import app
 
@@ -37,6 +42,12 @@ def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             shutil.rmtree("runs/cancer")
         ran = CliRunner().invoke(app, [*words, *QUICKLY.get(words[0], [])])
         assert ran.exit_code in ((0, 3) if words[0] == "compress" else (0,)), (line, ran.output, ran.exception)
+    rows, labels = next(iter(tt.load_task("cancer.py").val))
+    np.save("rows.npy", rows.numpy())
+    script = f"import sys\n{code('Run what came out')}\nassert not {{'torch', 'trimtab'}} & set(sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    found = torch.tensor([int(label) for label in re.findall(r"\d", printed)])
+    assert float((found == labels).double().mean()) >= 0.9
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

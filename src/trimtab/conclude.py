@@ -35,7 +35,16 @@ from trimtab.plan import (
     Result,
     Stored,
 )
-from trimtab.report import LayerRow, ReportDetails, filters, histograms, sensitivity_of, value_of, write_report
+from trimtab.report import (
+    LayerRow,
+    ReportDetails,
+    attention,
+    filters,
+    histograms,
+    sensitivity_of,
+    value_of,
+    write_report,
+)
 from trimtab.report.behaviour import CHECKS, Compared, behaviour, changed
 from trimtab.search import Attempt, Rung, contradictions, nearest
 from trimtab.store import load, pack
@@ -118,6 +127,7 @@ def _details(job: Job, network: Network, compared: Compared, layers: tuple[Layer
         histograms=histograms(job.network, plain),
         sensitivity=sensitivity_of(job.profile) if job.profiled else (),
         filters=filters(job.network, plain),
+        attention=attention(job.network, network, first_rows(job.task.val, 1)),
     )
 
 

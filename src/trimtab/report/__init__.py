@@ -1,5 +1,6 @@
 """The answer for people: `report.html`, and the tables and progress in the terminal."""
 
+from trimtab.report.attention import attention as attention
 from trimtab.report.compare import Comparison as Comparison
 from trimtab.report.compare import comparison_table as comparison_table
 from trimtab.report.compare import write_comparison as write_comparison

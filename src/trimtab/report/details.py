@@ -48,8 +48,8 @@ class Sensitivity(Record):
     losses: dict[str, float]
 
 
-class Filters(Record):
-    """The first convolution's filters as pictures (`data:` addresses), before and after."""
+class Pictures(Record):
+    """What belongs to a layer as pictures (`data:` addresses), before and after: filters, or heads of attention."""
 
     layer: str
     before: tuple[str, ...]
@@ -64,4 +64,5 @@ class ReportDetails(Record):
     changed: tuple[Changed, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     sensitivity: tuple[Sensitivity, ...] = ()
-    filters: Filters | None = None
+    filters: Pictures | None = None
+    attention: tuple[Pictures, ...] = ()

@@ -6,7 +6,7 @@ from torch import Tensor
 from trimtab.graph import Network
 from trimtab.measure.distance import weights_of
 from trimtab.report.behaviour.pictures import picture
-from trimtab.report.details import Filters, Histogram
+from trimtab.report.details import Histogram, Pictures
 
 _BINS, _LEVELS, _LAYERS, _FILTERS = 61, 64, 200, 64
 
@@ -24,13 +24,13 @@ def histograms(before: Network, after: Network) -> tuple[Histogram, ...]:
     )
 
 
-def filters(before: Network, after: Network) -> Filters | None:
+def filters(before: Network, after: Network) -> Pictures | None:
     """Of the first layer whose filters are images of one or three channels, at most 64; None where there is none."""
     theirs = weights_of(after)
     for name, weight in weights_of(before).items():
         if name in theirs and weight.dim() == 4 and weight.shape[1] in (1, 3) and min(weight.shape[2:]) >= 3:
             shown = [tuple(picture(part) for part in of[:_FILTERS]) for of in (weight, theirs[name])]
-            return Filters(layer=name, before=shown[0], after=shown[1])
+            return Pictures(layer=name, before=shown[0], after=shown[1])
     return None
 
 

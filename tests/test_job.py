@@ -176,7 +176,7 @@ def test_a_network_without_layers_is_refused(task, tmp_path):
 
 
 def test_latency_is_judged_side_by_side_on_the_scale_of_the_baseline(task, tmp_path, monkeypatch):
-    times = iter([{"it": 8.0, "float": 8.0}, {"it": 6.0, "float": 24.0}])
+    times = iter([{"0": 8.0, "float": 8.0}, {"0": 6.0, "float": 24.0}])
 
     def timed(things, inputs, **_):
         return {
@@ -234,3 +234,20 @@ def test_float_options_are_offered_only_where_integers_lose(task, tmp_path):
         asked, measured = losing(NEGLIGIBLE_LOSS * 2)
         assert [len(unit.options) for unit in measured] == [len(unit.options) for unit in units]
         assert any("32x32" in key for key in asked if key.split("/")[1] in storing)
+
+
+def test_whole_networks_are_timed_together_as_many_as_fit(task, tmp_path, monkeypatch):
+    together = []
+
+    def timed(things, inputs, **_):
+        together.append(list(things))
+        values = {name: 3.0 if name == "float" else 1.0 + int(name) for name in things}
+        return {name: Timing(median_ms=v, q25_ms=v, q75_ms=v, min_ms=v, runs=1) for name, v in values.items()}
+
+    monkeypatch.setattr(trimtab.judge, "latencies", timed)
+    with opened(task, tmp_path / "run", budget=Budget(latency="0.3x")) as job:
+        artifacts = [job.float_artifact] * 5
+        assert job.judge.milliseconds(artifacts, {"latency": 6.0}) == [2.0, 4.0, 6.0, 8.0, 10.0]
+        monkeypatch.setattr(trimtab.judge, "_TIMED_BYTES", 2 * job.float_artifact.file_bytes)
+        assert job.judge.milliseconds(artifacts, {"latency": 6.0}) == [2.0, 4.0, 2.0, 4.0, 2.0]
+    assert [len(names) - 1 for names in together] == [5, 2, 2, 1]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 
@@ -325,21 +326,25 @@ class Job:
         """Latency of the float network."""
         if "latency" in self.baseline:
             return self.baseline["latency"]
-        return float(self.run.remember("baseline latency", lambda: self.judge.milliseconds(self.float_artifact, None)))
+        return float(
+            self.run.remember("baseline latency", lambda: self.judge.milliseconds([self.float_artifact], None)[0])
+        )
 
     def timed(self, plans: Sequence[Plan]) -> dict[Plan, float]:
         """Milliseconds of whole networks, as these plans make them; what they compute is of no interest."""
-        found = {}
-        with self.progress.stage("latency", total=len(plans)) as advance:
-            for plan in plans:
-                compute = partial(self._milliseconds, plan)
-                found[plan] = float(self.run.remember(f"timed {plan.to_json()}", compute))
-                advance()
-        return found
 
-    def _milliseconds(self, plan: Plan) -> float:
-        network = settle(apply(self.network, plan), [self.example])
-        return self.judge.milliseconds(lower(network, self.target, self.file(CANDIDATE)), {"latency": self.float_ms})
+        def compute() -> list[float]:
+            artifacts = []
+            with self.progress.stage("latency", total=len(plans)) as advance, TemporaryDirectory() as folder:
+                for number, plan in enumerate(plans):
+                    network = settle(apply(self.network, plan), [self.example])
+                    file = Path(folder) / f"{number}{self.target.suffix}"
+                    artifacts.append(lower(network, self.target, file))
+                    advance()
+                return self.judge.milliseconds(artifacts, {"latency": self.float_ms})
+
+        key = hashlib.sha256("".join(plan.to_json() for plan in plans).encode()).hexdigest()
+        return dict(zip(plans, self.run.remember(f"timed {key}", compute), strict=True))
 
     @property
     def file_size(self) -> Quantity:

@@ -1,6 +1,6 @@
 """What an artifact comes to where choices are made: its costs on the target, its drop on the validation split."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -25,6 +25,9 @@ from trimtab.tasks import Task
 from trimtab.tasks.rows import tensors
 
 _LATENCY_SECONDS = 1.0
+"""A network."""
+_TIMED_BYTES = 2**28
+"""What float files may take, were those that are timed together float files."""
 
 
 def stored_beside(artifact: Artifact) -> Path:
@@ -79,7 +82,7 @@ class Judge:
         costs = {"size": float(artifact.file_bytes), "macs": float(macs(network)), "bops": float(bops(network, plan))}
         if self.budget.limit("latency") is not None:
             foreseen = self.predicted_ms
-            costs["latency"] = self.milliseconds(artifact, baseline) if foreseen is None else foreseen(plan)
+            costs["latency"] = self.milliseconds([artifact], baseline)[0] if foreseen is None else foreseen(plan)
         if self.budget.limit("stored_size") is not None:
             costs["stored_size"] = float(pack(network, stored_beside(artifact)).bytes)
         if self.budget.limit("memory") is not None:
@@ -95,11 +98,18 @@ class Judge:
     def _divergence(self, after: Evaluation) -> float:
         return divergence(tensors(after.outputs), tensors(self._before.outputs))
 
-    def milliseconds(self, artifact: Artifact, baseline: Mapping[str, float] | None) -> float:
-        """Latency beside the original's, in turn, on the baseline's scale: machines drift between two looks."""
+    def milliseconds(self, artifacts: Sequence[Artifact], baseline: Mapping[str, float] | None) -> list[float]:
+        """Latency beside the original's, in turn, on the baseline's scale: machines drift between two looks.
+
+        As many are timed together as memory allows: what the machine does meanwhile then happens to all of them.
+        """
         inputs = first_rows(self.task.val, self.target.batch)
-        both = {"it": artifact, "float": self.original}
-        timed = latencies(both, inputs, threads=self.target.threads, seconds=_LATENCY_SECONDS)
-        if baseline is None:
-            return timed["it"].median_ms
-        return timed["it"].median_ms / timed["float"].median_ms * baseline["latency"]
+        at_once = max(1, int(_TIMED_BYTES / self.original.file_bytes))
+        found: list[float] = []
+        while len(found) < len(artifacts):
+            some = {str(place): it for place, it in enumerate(artifacts[len(found) : len(found) + at_once])}
+            seconds = _LATENCY_SECONDS * len(some)
+            timed = latencies({**some, "float": self.original}, inputs, threads=self.target.threads, seconds=seconds)
+            scale = 1.0 if baseline is None else baseline["latency"] / timed["float"].median_ms
+            found += [timed[name].median_ms * scale for name in some]
+        return found

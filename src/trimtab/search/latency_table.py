@@ -24,7 +24,10 @@ from trimtab.search.costs import MOST_COMBINED_UNITS, time_key
 from trimtab.search.latency_cache import Timer, keep_times, known_times
 from trimtab.search.space import LayerShape, Option, Unit, evaluate_terms, groups_in
 
-_ROUNDS, _WARMUP = 15, 3
+PASSES = 3
+"""Every kernel is timed in each pass over all of them: a slow spell of the machine is shorter than a pass."""
+
+_CALLS, _WARMUP = 5, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,8 @@ def _distinct(unit: Unit) -> list[Option]:
 def time_layers(needed: Mapping[str, Kernel], target: Target, advance: Callable[[], None]) -> dict[str, float]:
     """Least milliseconds of each kernel at the target's batch and threads, on its runtime; now or in an earlier run.
 
+    `advance` is called `PASSES` times a kernel.
+
     A runtime that does not read ONNX is stood in for by ONNX Runtime.
     """
     runtime = target.name if target.suffix == ".onnx" else "onnxruntime"
@@ -76,12 +81,14 @@ def time_layers(needed: Mapping[str, Kernel], target: Target, advance: Callable[
         file = Path(folder) / "layer.onnx"
         artifact = load(runtime, file)
         timer = Timer.here(artifact.runtime, target)
-        times = {key: time for key, time in known_times(timer).items() if key in needed}
-        for key, kernel in sorted(needed.items()):
-            if key not in times:
+        known = {key: time for key, time in known_times(timer).items() if key in needed}
+        times = dict(known)
+        for key, kernel in sorted(needed.items()) * PASSES:
+            if key not in known:
                 model = kernel_model(kernel, target.batch)
                 onnx.save(model, file)
-                times[key] = _time(artifact.with_threads(target.threads), _ones(model))
+                took = _time(artifact.with_threads(target.threads), _ones(model))
+                times[key] = min(took, times.get(key, took))
             advance()
     keep_times(timer, times)
     return times
@@ -95,7 +102,7 @@ def _ones(model: onnx.ModelProto) -> Tensor:
 
 def _time(artifact: Artifact, x: Tensor) -> float:
     seconds = []
-    for _ in range(_WARMUP + _ROUNDS):
+    for _ in range(_WARMUP + _CALLS):
         begun = time.perf_counter()
         artifact(x)
         seconds.append(time.perf_counter() - begun)

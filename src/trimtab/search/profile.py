@@ -15,7 +15,7 @@ from trimtab.plan import Record, Target
 from trimtab.prune import CRITERIA, rank
 from trimtab.recover.seeding import seeded
 from trimtab.search.filling import filled, filling_error, to_measure
-from trimtab.search.latency_table import needed_times, time_layers
+from trimtab.search.latency_table import PASSES, needed_times, time_layers
 from trimtab.search.meter import Meter
 from trimtab.search.space import FLOAT_BITS, LayerShape, Option, Storage, Unit, narrower, shapes_of, units_of
 from trimtab.stats import collect
@@ -211,7 +211,7 @@ def with_kernel_times(
     """The profile with the time of every kernel that a plan may need, in float too."""
     orders = {unit.group: unit.order for unit in profile.units if unit.group is not None}
     needed = needed_times(units_of(network, target, orders), profile.layers)
-    with progress.stage("kernels", total=len(needed)) as advance:
+    with progress.stage("kernels", total=PASSES * len(needed)) as advance:
         table = memo("latency table", lambda: time_layers(needed, target, advance))
     return profile.model_copy(update={"latency_table": table})
 

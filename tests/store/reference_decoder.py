@@ -69,11 +69,12 @@ class ReferenceDecoder:
         return [values.pop() if flag else 0 for flag in used]
 
     def _flags(self, number: int, columns: int) -> list[bool]:
-        used, seen, counts = [0] * columns, [0] * columns, [[1, 1] for _ in range(6)]
+        used, seen, counts = [0] * columns, [0] * columns, [[0, 0] for _ in range(6)]
         found: list[bool] = []
         for begin, end in chunks(number):
             classes = [class_of(used[c], seen[c], sum(used), sum(seen)) for c in range(columns)]
-            chances = [ones / (zeros + ones) for zeros, ones in counts]
+            rate = (sum(used) + 1) / (sum(seen) + 2)
+            chances = [(ones + 16 * rate) / (zeros + ones + 16) for zeros, ones in counts]
             for place in range(begin, end):
                 chance = chances[classes[place % columns]]
                 found.append(bool(self.symbol(intervals([1 - chance, chance]))))
@@ -82,7 +83,7 @@ class ReferenceDecoder:
                 seen[place % columns] += 1
                 counts[classes[place % columns]][found[place]] += 1
             if max(map(max, counts)) > 2**20:
-                counts = [[max(1, count // 2) for count in pair] for pair in counts]
+                counts = [[count // 2 for count in pair] for pair in counts]
         return found
 
     def floats(self, number: int, columns: int) -> list[float]:

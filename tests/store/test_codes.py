@@ -94,6 +94,13 @@ def test_independent_integers_take_about_their_entropy(deviation):
     assert len(coded(values, 100)) < 1.005 * entropy_bytes(values) + 200
 
 
+@pytest.mark.parametrize(("rows", "columns", "share"), [(290, 784, 0.016), (92, 290, 0.05), (20, 500, 0.1)])
+def test_few_entries_anywhere_take_about_their_entropy(rows, columns, share):
+    drawn = np.random.default_rng(0)
+    values = ((drawn.random(rows * columns) < share) * drawn.choice([-1, 1], rows * columns)).astype(np.int8)
+    assert len(coded(values, columns)) < 1.01 * entropy_bytes(values) + 20
+
+
 def test_zeros_in_columns_take_less_than_their_entropy():
     generator = np.random.default_rng(0)
     used = generator.random(500) < 0.1

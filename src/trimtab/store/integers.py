@@ -24,7 +24,8 @@ _LENGTH_BITS, _COUNTED_BITS = 6, 12
 """Of the length, in bits, of the largest magnitude. Integers of more bits than these are written, not counted."""
 _PRIOR, _SEEN = 64, 32
 """What is believed before anything is seen, at zero; it halves with each doubling. And what one that is seen counts."""
-_CLASSES = 6
+_CLASSES, _BELIEVED = 6, 16
+"""Of columns; and so many entries of each are as if they had been seen, used as often as those of all."""
 
 
 class Coder(Protocol):
@@ -92,21 +93,22 @@ def _as(dtype: np.dtype[Any], values: Integers) -> Integers:
 
 
 def _flags(coder: Coder, values: Integers, columns: int) -> NDArray[np.bool_]:
-    """Which entries are not zero."""
+    """Which entries are not zero. A class of which little is known is believed to be as the rest is."""
     found = np.zeros(len(values), np.bool_)
     column_used, column_seen = np.zeros(columns, np.int64), np.zeros(columns, np.int64)
-    counts = np.ones((_CLASSES, 2), np.int64)
+    counts = np.zeros((_CLASSES, 2), np.int64)
     for part in chunks(len(values)):
         column = np.arange(part.start, part.stop) % columns
         of = _classes(column_used, column_seen)[column]
-        chance = counts[:, 1] / counts.sum(1)
+        rate = (column_used.sum() + 1) / (column_seen.sum() + 2)
+        chance = (counts[:, 1] + _BELIEVED * rate) / (counts.sum(1) + _BELIEVED)
         found[part] = coder.flags(values[part] != 0, chance[of])
         column_used += np.bincount(column, found[part], columns).astype(np.int64)
         column_seen += np.bincount(column, minlength=columns)
         counts[:, 1] += np.bincount(of, found[part], _CLASSES).astype(np.int64)
         counts[:, 0] += np.bincount(of, ~found[part], _CLASSES).astype(np.int64)
         if counts.max() > 2**20:
-            counts = np.maximum(counts // 2, 1)
+            counts //= 2
     return found
 
 

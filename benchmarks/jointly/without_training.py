@@ -143,7 +143,7 @@ class _Decisions:
 
 
 def _jointly(network: tt.Network, decide: _Decisions, batches: Batches) -> tt.Network:
-    plan = decide.plan("block" if decide.case.bits else "joint")
+    plan = decide.plan("block")
     return tt.repair(tt.apply(network, plan), network, plan, batches)
 
 

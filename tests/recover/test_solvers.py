@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import trimtab as tt
 from trimtab.errors import ConfigError, PlanError
 from trimtab.graph import Network
-from trimtab.plan import PER_CHANNEL, PER_NETWORK, PER_TENSOR, LayerDecision, Plan, Scheme, Weights
+from trimtab.plan import PER_CHANNEL, PER_NETWORK, PER_TENSOR, GroupDecision, LayerDecision, Plan, Scheme, Weights
 from trimtab.quant import GRIDS, ActivationFakeQuantize, WeightFakeQuantize, insert_fake_quantization
 from trimtab.recover.segments import segments
 
@@ -229,6 +229,23 @@ def test_blocks_learn_what_low_activations_need(network):
         )
         found[solver] = distance(tt.repair(rounded(network, plan), network, plan, batches), network)
     assert found["block"] < 0.95 * found["coordinate_descent"]
+
+
+@pytest.mark.parametrize("thinned", [False, True])
+def test_blocks_learn_what_is_left_of_a_network_in_float(network, thinned):
+    """Nearer than layer by layer, on rows that were not learned from; what is removed stays removed."""
+    group = network.group("conv1/1")  # what conv1 writes and conv2 alone reads
+    sparsity = Weights(fraction=0.5) if thinned else None
+    batches, found = images(250, 2), {}
+    for solver in ("joint", "block"):
+        layers = tuple(LayerDecision(layer=name, sparsity=sparsity, solver=solver) for name in ("conv1", "conv2"))
+        cut = () if thinned else (GroupDecision(group=group.name, kept=tuple(range(0, group.width, 2))),)
+        plan = Plan(fingerprint=network.fingerprint, target="onnxruntime", layers=layers, groups=cut)
+        solved = tt.repair(tt.apply(network, plan), network, plan, batches)
+        found[solver] = distance(solved, network)
+        if thinned:
+            assert float((solved.module.get_parameter("conv2.weight") == 0).double().mean()) == 0.5
+    assert found["block"] < 0.95 * found["joint"]
 
 
 def test_other_layers_may_follow_those_of_a_block(network):

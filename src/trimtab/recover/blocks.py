@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from trimtab.errors import PlanError
 from trimtab.graph import Network
@@ -19,6 +19,7 @@ from trimtab.graph.analysis import attribute
 from trimtab.graph.values import bind
 from trimtab.quant import ActivationFakeQuantize, WeightFakeQuantize
 from trimtab.recover.outlets import outlet_of
+from trimtab.recover.rounding import rounding_of
 from trimtab.recover.segments import Segment
 from trimtab.recover.stepwise import Steps
 
@@ -142,12 +143,8 @@ class _Learned:
         for block in blocks:
             for node in block.segment.layers:
                 self._add_layer(node, alone=len(block.segment.layers) == 1)
-        weights = [
-            attribute(network.module, str(bind(node)["weight"].all_input_nodes[0].target))
-            for block in blocks
-            for node in block.thinned
-        ]
-        self._kept = {weight: weight != 0 for weight in weights if weight in self._rounded}
+        weights = [_weight(network.module, node) for block in blocks for node in block.thinned]
+        self._kept = {weight: weight != 0 for weight in weights if weight in self.units}
         for node in self._nodes:
             site = network.module.get_submodule(str(node.target)) if node.op == "call_module" else None
             if isinstance(site, ActivationFakeQuantize):
@@ -183,14 +180,12 @@ class _Learned:
 
     def _add_layer(self, node: Node, *, alone: bool) -> None:
         module, given = self._network.module, bind(node)
-        if given["weight"].op != "call_module":
-            return
-        rounding = module.get_submodule(str(given["weight"].target))
-        assert isinstance(rounding, WeightFakeQuantize)
-        weight = attribute(module, str(given["weight"].all_input_nodes[0].target))
-        if not alone:  # of a layer by itself, coordinate descent has found the best codes already
-            self._rounded[weight] = rounding
-            self._add(weight, rounding.step())
+        rounding = rounding_of(module, given["weight"])
+        weight = _weight(module, node)
+        if not alone:  # of a layer by itself, the best weights and codes are found already
+            if rounding is not None:
+                self._rounded[weight] = rounding
+            self._add(weight, weight if rounding is None else rounding.step())
         outlet = outlet_of(module, node)
         constants = [given["bias"]] if outlet.norm is None else [bind(outlet.norm)[name] for name in ("weight", "bias")]
         for constant in constants:
@@ -200,6 +195,14 @@ class _Learned:
 
     def _add(self, parameter: nn.Parameter, unit: Tensor) -> None:
         self.units[parameter] = unit.detach().abs().mean()
+
+
+def _weight(module: GraphModule, node: Node) -> nn.Parameter:
+    """The weight of a layer's node, whether or not it is rounded."""
+    read = bind(node)["weight"]
+    weight = attribute(module, str((read.all_input_nodes[0] if read.op == "call_module" else read).target))
+    assert isinstance(weight, nn.Parameter)
+    return weight
 
 
 def _check_rows(block: Block, rows: int, *others: int) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from parts import Part, main
-from storing import after_training, deep_compression, files
+from storing import after_training, deep_compression, files, trained
 
 WORK = Path("runs/storage")
 
@@ -30,6 +30,13 @@ def parts(quick: bool) -> dict[str, Part]:
             )
             for name in deep_compression.CASES
         },
+        **{
+            f"trained-{name}-{seed}": partial(
+                trained.run, name, seed, folder=folder, **({"epochs": 1} if quick else {})
+            )
+            for name, case in trained.CASES.items()
+            for seed in case.seeds
+        },
         "speed": partial(files.run_speed, folder=folder, **({"side": 512} if quick else {})),
         "memory": partial(files.run_memory, folder=folder, **({"side": 1024} if quick else {})),
         "header": partial(files.run_header, folder=folder),
@@ -38,4 +45,4 @@ def parts(quick: bool) -> dict[str, Part]:
 
 
 if __name__ == "__main__":
-    main(__doc__ or "", WORK, (after_training, deep_compression, files), parts)
+    main(__doc__ or "", WORK, (after_training, deep_compression, trained, files), parts)

@@ -42,7 +42,9 @@ class Case:
     precision: int
 
 
-CASES: dict[str, Case] = {}
+CASES = {
+    "LeNet-300-100": Case("LeNet-300-100", 6000, 98.4, (0, 1, 2), 60, 14_000, 1e-6, 1.3, 3e-3, 3),
+}
 
 
 def run(name: str, seed: int, *, folder: Path, epochs: int | None = None) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from trimtab.graph import Network
+from trimtab.graph.values import bind
 from trimtab.report.behaviour.pictures import picture
 from trimtab.report.details import Pictures
 from trimtab.stats.observe import observe
@@ -52,7 +53,7 @@ def _probabilities(network: Network, row: Inputs) -> dict[str, Tensor]:
 
 
 def _attends(node: Node) -> bool:
-    return node.target in _FUSED or (node.target in _SOFTMAX and node.args[1] in (-1, 3))
+    return node.target in _FUSED or (node.target in _SOFTMAX and bind(node)["dim"] in (-1, 3))
 
 
 def attention_weights(

@@ -16,11 +16,11 @@ from trimtab.recover import Settings
 from trimtab.tasks import load_task
 
 PROTOCOL = """\
-Trained: LeNets of five epochs (LeNet-300-100: 20), and pretrained CIFAR-10 ResNets. First weights leave by magnitude over
-the whole network, on the way down in half of the epochs; then what is left is rounded, one scale a layer, with the bits
-of an arithmetic code in the loss, whose strength grows each epoch until they come to the goal. The dense network is the
-teacher. Units that do nothing any more are cut. All choices on val (seed 0); the file is read back for test. Every byte
-of it counts, architecture included.
+Trained: LeNets of five epochs (LeNet-300-100: 20), and pretrained CIFAR-10 ResNets. First weights leave by magnitude
+over the whole network, on the way down in half of the epochs; then what is left is rounded, one scale a layer, with
+the bits of an arithmetic code in the loss, whose strength grows each epoch until they come to the goal. The teacher
+is the dense network. Units that do nothing any more are cut. All choices on val (seed 0); the file is read back for
+test. Every byte of it counts, architecture included.
 """
 
 
@@ -28,9 +28,9 @@ of it counts, architecture included.
 class Case:
     """The bytes and the accuracy (%) to come to, and how.
 
-    A share of the weights is `removed` in so many `sparse_epochs`; what is left has `bits`, for `epochs`. The strength of
-    the penalty is multiplied by `growth` after every epoch until codes take `coded` bytes by its own count (which knows
-    nothing of positions that follow from others). Mantissas of scales and biases keep `precision` bits.
+    A share of the weights is `removed` in so many `sparse_epochs`; what is left has `bits`, for `epochs`. The strength
+    of the penalty is multiplied by `growth` after every epoch until codes take `coded` bytes by its own count (which
+    knows nothing of positions that follow from others). Mantissas of scales and biases keep `precision` bits.
     """
 
     network: str

@@ -33,6 +33,8 @@ def test_the_commands_are_found() -> None:
 def test_every_printed_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one folder, in the order in which they are printed; a budget may be missed, nothing may fail."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trimtab.judge._LATENCY_SECONDS", 0.05)
+    monkeypatch.setattr("trimtab.conclude._LATENCY_SECONDS", 0.2)
     for name in ("cancer.py", "mytask.py"):
         Path(name).write_text(code("Write a task"))
     for line in PRINTED:

@@ -48,6 +48,13 @@ def trained(name: str, *, seed: int, folder: Path) -> tuple[tt.Network, tt.Task]
     return tt.capture(digits.model, next(iter(digits.val))[0]), digits
 
 
+def sparse(dense: tt.Network, digits: tt.Task, removed: float, *, epochs: int, **how: Any) -> tt.Network:
+    """`dense` without so large a share of its weights; `how` is for `recover`."""
+    plan = tt.prune(dense, Fraction(removed=removed), granularity="weights", criterion="magnitude", allocation="global")
+    prepared = tt.prepare(dense, dense.example, plan, schedule=SCHEDULE)
+    return tt.shrink(tt.recover(prepared, digits, teacher=dense, epochs=epochs, settings=SPARSE, **how).network)
+
+
 def run(name: str, seed: int, *, epochs: int | None = None, show: Any = None) -> dict[str, Any]:
     """One LeNet from random weights to sparse ones."""
     make, _, _, removed, dense_epochs, sparse_epochs = GOALS[name]
@@ -55,12 +62,7 @@ def run(name: str, seed: int, *, epochs: int | None = None, show: Any = None) ->
     digits = task(make())
     network = tt.capture(digits.model, next(iter(digits.val))[0])
     dense = tt.recover(network, digits, epochs=epochs or dense_epochs, seed=seed, settings=DENSE, on_step=show).network
-    plan = tt.prune(dense, Fraction(removed=removed), granularity="weights", criterion="magnitude", allocation="global")
-    prepared = tt.prepare(dense, dense.example, plan, schedule=SCHEDULE)
-    sparse = tt.recover(
-        prepared, digits, teacher=dense, epochs=epochs or sparse_epochs, seed=seed, settings=SPARSE, on_step=show
-    )
-    small = tt.shrink(sparse.network)
+    small = sparse(dense, digits, removed, epochs=epochs or sparse_epochs, seed=seed, on_step=show)
     error = {
         split: _percent_wrong(evaluate(small, getattr(digits, split), digits.metric).value) for split in ("val", "test")
     }

@@ -6,17 +6,15 @@ from typing import Any
 
 import trimtab as tt
 from harness import Claim
-from jointly.trained_tasks import EXAMPLE
 from parts import Log
-from pruning.lenets import SCHEDULE, SPARSE, trained
+from pruning.lenets import sparse, trained
 from trimtab.measure import evaluate
-from trimtab.plan import PER_TENSOR, Fraction, LayerDecision, Penalty, Plan, Scheme, Weights
+from trimtab.plan import PER_TENSOR, LayerDecision, Penalty, Plan, Scheme, Weights
 from trimtab.prepare import hold_plan
 from trimtab.recover import Settings
-from trimtab.tasks import load_task
 
 PROTOCOL = """\
-Trained: LeNets of five epochs (LeNet-300-100: 20), and pretrained CIFAR-10 ResNets. First weights leave by magnitude
+Trained: LeNet-300-100 of 20 epochs. First weights leave by magnitude
 over the whole network, on the way down in half of the epochs; then what is left is rounded, one scale a layer, with
 the bits of an arithmetic code in the loss, whose strength grows each epoch until they come to the goal. The teacher
 is the dense network. Units that do nothing any more are cut. All choices on val (seed 0); the file is read back for
@@ -33,7 +31,6 @@ class Case:
     knows nothing of positions that follow from others). Mantissas of scales and biases keep `precision` bits.
     """
 
-    network: str
     bytes: int
     accuracy: float
     seeds: tuple[int, ...]
@@ -50,7 +47,6 @@ class Case:
 
 CASES = {
     "LeNet-300-100": Case(
-        network="LeNet-300-100",
         bytes=6000,
         accuracy=98.4,
         seeds=(0, 1, 2),
@@ -70,9 +66,15 @@ CASES = {
 def run(name: str, seed: int, *, folder: Path, epochs: int | None = None) -> list[dict[str, Any]]:
     """One row: the bytes of the file, and what is read back from it."""
     case = CASES[name]
-    dense, task = _dense(case.network, seed, folder)
-    sparse = _sparse(case, dense, task, seed, epochs, folder / f"sparse-{name}-{seed}.safetensors")
-    recovered = _coded(case, sparse, dense, task, seed, epochs, folder / f"coded-{name}-{seed}.safetensors")
+    dense, task = trained(name, seed=seed, folder=folder)
+    how: dict[str, Any] = {
+        "seed": seed,
+        "on_step": Log(name),
+        "checkpoint": folder / f"sparse-{name}-{seed}.safetensors",
+    }
+    thin = sparse(dense, task, case.removed, epochs=epochs or case.sparse_epochs, **how)
+    how["checkpoint"] = folder / f"coded-{name}-{seed}.safetensors"
+    recovered = _coded(case, thin, task, teacher=dense, epochs=epochs or case.epochs, **how)
     packed = tt.pack(tt.shrink(recovered), folder / f"{name}-{seed}.trim", precision=case.precision)
     read = tt.load(packed.path)
     accuracy = {split: 100 * evaluate(read, getattr(task, split), task.metric).value for split in ("val", "test")}
@@ -103,61 +105,19 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     return found
 
 
-def _dense(network: str, seed: int, folder: Path) -> tuple[tt.Network, tt.Task]:
-    if network.startswith("LeNet"):
-        return trained(network, seed=seed, folder=folder)
-    if network == "ResNet-8":
-        task = load_task(str(EXAMPLE.with_name("mlperf_tiny_resnet8.py")))
-    else:
-        task = load_task(str(EXAMPLE), {"depth": network.removeprefix("ResNet-"), "batch": "128"})
-    return tt.capture(task.model, next(iter(task.train))[0]), task
-
-
-def _sparse(
-    case: Case, dense: tt.Network, task: tt.Task, seed: int, epochs: int | None, checkpoint: Path
-) -> tt.Network:
-    """Without the weights that leave."""
-    if not case.removed:
-        return dense
-    amount = Fraction(removed=case.removed)
-    plan = tt.prune(dense, amount, granularity="weights", criterion="magnitude", allocation="global")
-    recovered = tt.recover(
-        tt.prepare(dense, dense.example, plan, schedule=SCHEDULE),
-        task,
-        teacher=dense,
-        epochs=epochs or case.sparse_epochs,
-        seed=seed,
-        settings=SPARSE,
-        checkpoint=checkpoint,
-        on_step=Log("sparse"),
-    )
-    return tt.shrink(recovered.network)
-
-
-def _coded(
-    case: Case, sparse: tt.Network, dense: tt.Network, task: tt.Task, seed: int, epochs: int | None, checkpoint: Path
-) -> tt.Network:
-    """In few bits, down to the goal; what has left stays away."""
+def _coded(case: Case, thin: tt.Network, task: tt.Task, **how: Any) -> tt.Network:
+    """In few bits, down to the goal; what has left stays away. `how` is for `recover`."""
     scheme = Scheme(grid="symmetric", bits=case.bits, granularity=PER_TENSOR)
-    weights = {layer.name: sparse.module.get_parameter(layer.weight) for layer in sparse.layers}
+    weights = {layer.name: thin.module.get_parameter(layer.weight) for layer in thin.layers}
     zeros = {name: float((weight == 0).double().mean()) for name, weight in weights.items()}
     layers = tuple(
         LayerDecision(layer=name, weight=scheme, sparsity=Weights(fraction=zeros[name]) if zeros[name] else None)
         for name in weights
     )
-    plan = Plan(fingerprint=sparse.fingerprint, target="onnxruntime", layers=layers)
+    plan = Plan(fingerprint=thin.fingerprint, target="onnxruntime", layers=layers)
     whole = scheme.bits * sum(weight.numel() for weight in weights.values())
     penalty = Penalty(
         kind="entropy", strength=case.strength, growth=case.growth, until=max(1 - 8 * case.coded / whole, 1e-3)
     )
-    recovered = tt.recover(
-        hold_plan(tt.apply(sparse, plan), plan),
-        task,
-        teacher=dense,
-        epochs=epochs or case.epochs,
-        seed=seed,
-        settings=Settings(learning_rate=case.rate, weight_decay=0.0, penalty=penalty),
-        checkpoint=checkpoint,
-        on_step=Log("in few bits"),
-    )
-    return recovered.network
+    settings = Settings(learning_rate=case.rate, weight_decay=0.0, penalty=penalty)
+    return tt.recover(hold_plan(tt.apply(thin, plan), plan), task, settings=settings, **how).network

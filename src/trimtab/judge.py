@@ -104,7 +104,7 @@ class Judge:
         As many are timed together as memory allows: what the machine does meanwhile then happens to all of them.
         """
         inputs = first_rows(self.task.val, self.target.batch)
-        at_once = max(1, int(_TIMED_BYTES / self.original.file_bytes))
+        at_once = max(1, _TIMED_BYTES // self.original.file_bytes)
         found: list[float] = []
         while len(found) < len(artifacts):
             some = {str(place): it for place, it in enumerate(artifacts[len(found) : len(found) + at_once])}
